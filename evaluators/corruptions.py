@@ -146,9 +146,7 @@ def corruption_errors(
     """
     check_pictures(x)
     with prepare(network, x, y, batch_size) as prepared:
-        images = torch.arange(len(x), device=x.device)
-
-        done = 0
+        images, done = torch.arange(len(x), device=x.device), 0
 
         def error(name: str, severity: int) -> float:
             nonlocal done

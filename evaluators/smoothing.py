@@ -137,9 +137,8 @@ def certify(
     with prepare(network, x, y, batch_size) as prepared:
         draws, report = smoothing.n0 + n, progress or (lambda share: None)
         chosen = _counts(prepared, sigma, smoothing.n0, seed, lambda done: report(done / draws), stream=0).argmax(1)
-        hits = _counts(prepared, sigma, n, seed, lambda done: report((smoothing.n0 + done) / draws), stream=1)[
-            torch.arange(len(x)), chosen
-        ].numpy()
+        counts = _counts(prepared, sigma, n, seed, lambda done: report((smoothing.n0 + done) / draws), stream=1)
+        hits = counts[torch.arange(len(x)), chosen].numpy()
     # The lower end of the two-sided interval at 2 alpha is the one-sided bound at alpha.
     lower = binomial_interval(hits.astype(np.float64), n, confidence=1 - 2 * smoothing.alpha)[:, 0]
     predictions = np.where(lower > 0.5, chosen.numpy(), -1)

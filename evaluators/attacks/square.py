@@ -18,7 +18,7 @@ from evaluators.attacks.base import Attack
 from evaluators.attacks.losses import margin
 from evaluators.attacks.settings import check_counts
 from evaluators.attacks.square_l1 import sparse_shift, sparse_tiles
-from evaluators.attacks.square_patterns import bumps, random_signs, squares, tiled, unit
+from evaluators.attacks.square_patterns import drawn_bumps, random_signs, squares, tiled, unit
 from evaluators.norms import L2, Linf, Norm
 
 if TYPE_CHECKING:
@@ -119,10 +119,10 @@ def recolour(
         points: Current perturbed images, (N, C, H, W), contiguous.
         x: Clean images, (N, C, H, W), contiguous.
         epsilon: Radius of each image's ball, (N, 1, 1, 1), in pixel units.
-        sizes: Size of the current perturbations, (N,). Only `shift` uses it.
+        sizes: Size of the current perturbations, (N,). Not used in Linf.
         left: Indices of the images to change, (M,).
         drawn: Random numbers in [0, 1), (M, 5 + C): two for each of two positions, one for the orientation of a bump, and
-            one for the sign in each channel. Only `shift` uses the second position and the orientation.
+            one for the sign in each channel. Linf does not use the second position and the orientation.
         side: Side of the square, in pixels.
 
     Returns:
@@ -155,7 +155,7 @@ def shift(
     freed = (before_out - clean[out]).square().sum(2, keepdim=True)
     now[out] = clean[out]
     freed = freed + (now[into] - clean[into]).square().sum(2, keepdim=True)
-    bump = random_signs(drawn[:, 5:, None]).to(x.dtype) * bumps(side, x.dtype, x.device, 2)[(drawn[:, 4:5] < 0.5).long()]
+    bump = drawn_bumps(x, drawn, side, power=2)
     fresh = unit(bump + unit(old, 2), 2) * (freed + unused / x.shape[1]).sqrt()
     now[into] = (clean[into] + fresh).clamp(0, 1)
     # Where the two squares overlap, both hold the same previous pixel values.

@@ -1,6 +1,6 @@
 """The moves of the square attack in L1: whole images are projected after each change, which makes the change sparse.
 
-Not to be confused with the moves in L2 (square.py), which keep the length of the perturbation as it is.
+Not to be confused with the moves in L2 (square.py), which do not change the length of the perturbation.
 
 Source: Croce and Hein, "Mind the Box: l1-APGD for Sparse Adversarial Attacks on Image Classifiers", ICML 2021,
 arXiv:2103.01208.
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from evaluators.attacks.square_patterns import bumps, random_signs, squares, tiled, unit
+from evaluators.attacks.square_patterns import drawn_bumps, squares, tiled, unit
 from evaluators.norms import L1
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def sparse_shift(
     freed = freed + change[into].abs().sum(2, keepdim=True)  # Where the squares overlap, a pixel counts once.
     unused = (epsilon[left].flatten() - sizes[left]).clamp(min=0).view(-1, 1, 1)
     channels = x.shape[1]
-    bump = random_signs(drawn[:, 5:, None]).to(x.dtype) * bumps(side, x.dtype, x.device, 1)[(drawn[:, 4:5] < 0.5).long()]
+    bump = drawn_bumps(x, drawn, side, power=1)
     change[into] = unit(bump + unit(old, 1), 1) * (freed * channels + unused)
     moved = L1().inside(clean, delta, WITHIN * epsilon[left])
     pixels = x[0].numel()

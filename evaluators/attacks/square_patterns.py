@@ -59,6 +59,19 @@ def bumps(side: int, dtype: torch.dtype, device: torch.device, power: int) -> Te
     return unit(both, power).to(device, dtype)
 
 
+def drawn_bumps(x: Tensor, drawn: Tensor, side: int, power: int) -> Tensor:
+    """Returns a bump with a random orientation and a random sign in each channel, (M, C, side * side).
+
+    Args:
+        x: Images (N, C, H, W), for the dtype and the device.
+        drawn: Random numbers of M images, as for `recolour` of square.py.
+        side: Side of the square, in pixels.
+        power: Norm in which the length is 1: 1 or 2.
+    """
+    turned = (drawn[:, 4:5] < 0.5).long()
+    return random_signs(drawn[:, 5:, None]).to(x.dtype) * bumps(side, x.dtype, x.device, power)[turned]
+
+
 def _pyramid(height: int, width: int, power: int) -> Tensor:
     """Returns a pyramid of length 1, (height, width).
 

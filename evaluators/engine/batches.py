@@ -57,13 +57,21 @@ class Batches:
             raise ValueError(f"batch_size must be at least 1, or None to estimate it, got {self.size}")
         self.loop = max(self.loop, self.size)
 
-    def over(self, index: Tensor, work: Callable[[Tensor], T], *, loops: bool = False) -> Iterator[tuple[Tensor, T]]:
+    def over(
+        self,
+        index: Tensor,
+        work: Callable[[Tensor], T],
+        *,
+        loops: bool = False,
+        progress: Callable[[float], None] | None = None,
+    ) -> Iterator[tuple[Tensor, T]]:
         """Yields each batch of image indices with the result of `work` for it. A batch that does not fit is halved.
 
         Args:
             index: Image indices, (N,).
             work: Function from a batch of indices to a result.
             loops: Whether the work is an attack loop instead of one pass.
+            progress: Function called with the completed fraction, between 0 and 1, after each batch.
 
         Raises:
             RuntimeError: a single image does not fit (torch.OutOfMemoryError on a GPU), or `work` raises it for another
@@ -84,6 +92,8 @@ class Batches:
                 continue
             yield batch, result
             start += len(batch)
+            if progress is not None:
+                progress(start / len(index))
 
 
 def forward(network: nn.Module, points: Tensor, one_pass: int) -> Tensor:

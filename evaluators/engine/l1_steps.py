@@ -98,9 +98,7 @@ def greedy_radius(x: Tensor, gradient: Tensor, rise: Tensor) -> Tensor:
         gradient: Gradient of the function, shaped like x.
         rise: The wanted rise of each image, (N,), at least 0.
     """
-    flat, place = gradient.flatten(1), x.flatten(1).to(gradient)
-    slope, order = flat.abs().sort(1, descending=True)
-    room = torch.where(flat > 0, 1 - place, place).gather(1, order)
+    slope, room, _ = _largest_first(x, gradient)
     start = slope.new_zeros(len(slope), 1)
     risen, moved = (torch.cat([start, part.cumsum(1)], 1) for part in (slope * room, room))
     wanted = rise.to(slope)[:, None].contiguous()
@@ -123,10 +121,15 @@ def greedy_step(points: Tensor, gradient: Tensor, rise: Tensor) -> Tensor:
         rise: The wanted change of each image, (N,). Where it is negative, the function falls.
     """
     uphill = gradient.flatten(1) * rise.sign()[:, None].to(gradient)
-    place = points.flatten(1)
-    room, order = torch.where(uphill > 0, 1 - place, place), uphill.abs().argsort(1, descending=True)
-    slope, room = uphill.abs().gather(1, order), room.gather(1, order)
+    slope, room, order = _largest_first(points, uphill)
     left = rise.abs().to(slope)[:, None] - (slope * room).cumsum(1) + slope * room  # Before each pixel moves.
     length = (left / slope.clamp(min=torch.finfo(slope.dtype).tiny)).clamp(min=0).minimum(room)
-    step = torch.zeros_like(place).scatter(1, order, torch.where(slope > 0, length, 0)) * uphill.sign()
+    step = torch.zeros_like(slope).scatter(1, order, torch.where(slope > 0, length, 0)) * uphill.sign()
     return step.view_as(points)
+
+
+def _largest_first(points: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the pixels' absolute gradients, the largest first, how far each can move, and their order, (N, P) each."""
+    flat, place = gradient.flatten(1), points.flatten(1).to(gradient)
+    slope, order = flat.abs().sort(1, descending=True)
+    return slope, torch.where(flat > 0, 1 - place, place).gather(1, order), order

@@ -108,10 +108,4 @@ def predict(
         return logits
 
     index = torch.arange(len(x), device=x.device)
-    parts, done = [], 0
-    for batch, logits in (batches or Batches(FORWARD_ONLY)).over(index, work):
-        parts.append(logits)
-        done += len(batch)
-        if progress is not None:
-            progress(done / len(x))
-    return torch.cat(parts)
+    return torch.cat([logits for _, logits in (batches or Batches(FORWARD_ONLY)).over(index, work, progress=progress)])

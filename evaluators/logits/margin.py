@@ -135,12 +135,7 @@ def margins_of(
     def work(index: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         return _slopes(prepared, index, nearest.indices[index], differences[index], norms)
 
-    parts, done = [], 0
-    for batch, part in prepared.batches.over(images, work):
-        parts.append(part)
-        done += len(batch)
-        if progress is not None:
-            progress(done / len(images))
+    parts = [part for _, part in prepared.batches.over(images, work, progress=progress)]
     right = prepared.right()
     moving = torch.cat([moves for moves, _, _ in parts])
     gradient_norms = {norm.name: torch.cat([slopes[n] for _, slopes, _ in parts]) for n, norm in enumerate(norms)}

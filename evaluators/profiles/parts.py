@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 import numpy as np
 import torch
 
+from evaluators.attacks.gradient_oracle import GradientOracle
 from evaluators.engine.batches import forward
 from evaluators.engine.noise import ImageNoise
 from evaluators.engine.prepared import PreparedNetwork
 from evaluators.engine.scores_only import why_no_gradients
 from evaluators.logits.margin import Margins, join_margins, margins_of
+from evaluators.norms import Linf
 from evaluators.profiles.passes import stage_of
 from evaluators.profiles.stored_parts import StoredParts, StoredPartsError
 from evaluators.profiles.workload import Workload
@@ -117,20 +118,17 @@ def _probe(prepared: PreparedNetwork) -> dict[str, Tensor]:
     x = prepared.x[:PROBED]
     uniform = ImageNoise.of(0, torch.arange(len(x), device=x.device)).uniform(x)
     points = (x + NOISE * (2 * uniform - 1)).clamp(0, 1)
+    network, labels, one_pass = prepared.network, prepared.y[:PROBED], prepared.batches.size
     gradients = torch.zeros_like(points)
-    if why_no_gradients(prepared.network) is not None:
-        return {"near_logits": forward(prepared.network, points, prepared.batches.size), "near_gradients": gradients}
-    logits = []
-    for start in range(0, len(x), prepared.batches.size):
-        part = points[start : start + prepared.batches.size].detach().requires_grad_()
-        with torch.enable_grad():
-            scores = prepared.network(part.clone())
-            if scores.requires_grad:
-                (gradient,) = torch.autograd.grad(scores.amax(1).sum(), part, allow_unused=True)
-                if gradient is not None:
-                    gradients[start : start + len(part)] = gradient.nan_to_num(0.0, 0.0, 0.0)
-        logits.append(scores.detach().nan_to_num())
-    return {"near_logits": torch.cat(logits), "near_gradients": gradients}
+    if why_no_gradients(network) is None:
+        oracle = GradientOracle(network, x, labels, Linf(), x.new_ones(len(x)), keep="nothing", one_pass=one_pass)
+        gradients = oracle.gradient(points, _largest_logit)
+    return {"near_logits": forward(network, points, one_pass).nan_to_num(), "near_gradients": gradients}
+
+
+def _largest_logit(logits: Tensor, labels: Tensor) -> Tensor:
+    """Returns the largest of the logits (N, K) of each image, (N,), as a loss for `GradientOracle`. Ignores the labels."""
+    return logits.amax(1)
 
 
 def measure_margins(parts: Parts, norms: Sequence[Norm]) -> Margins:
@@ -179,16 +177,20 @@ def measure_radii(
     for span in parts.spans:
         part, n = parts.prepared.part(span), span.stop - span.start
         for number, (name, attack) in enumerate(attacks.items()):
-            grid = grids[name]
-            shapes: dict[str, tuple[int, ...]] = {"radii": (n,), "epsilons": (len(grid.epsilons),), "seconds": ()}
+            fixed = {"epsilons": np.array(grids[name].epsilons)}
+            shapes: dict[str, tuple[int, ...]] = {"radii": (n,), "epsilons": fixed["epsilons"].shape, "seconds": ()}
 
-            def work(progress: Progress, attack: Attack = attack, grid: EpsilonGrid = grid) -> Arrays:
-                measured = measure(part, attack, grid, seed=seed, progress=progress).numpy()  # noqa: B023
-                return {"radii": measured, "epsilons": np.array(grid.epsilons)}
+            def work(
+                progress: Progress,
+                part: PreparedNetwork = part,
+                attack: Attack = attack,
+                grid: EpsilonGrid = grids[name],
+                fixed: Arrays = fixed,
+            ) -> Arrays:
+                return {"radii": measure(part, attack, grid, seed=seed, progress=progress).numpy(), **fixed}
 
-            file, epsilons = f"attack{number + 1}-{span.start:07}", np.array(grid.epsilons)
-            arrays = _stored_or(parts, stage_of(name), file, n, shapes, work, {"epsilons": epsilons})
-            radii[name][span] = arrays["radii"]
+            file = f"attack{number + 1}-{span.start:07}"
+            radii[name][span] = _stored_or(parts, stage_of(name), file, n, shapes, work, fixed)["radii"]
     return radii
 
 
@@ -219,12 +221,9 @@ def _stored_or(
     if arrays is not None:
         parts.workload.restore(stage, images, float(arrays["seconds"]))
         return arrays
-    started = time.perf_counter()
     arrays = work(parts.workload.start(stage, images))
-    seconds = time.perf_counter() - started
-    arrays = {**arrays, "seconds": np.array(seconds)}
+    arrays = {**arrays, "seconds": np.array(parts.workload.add(stage, images))}
     parts.stored.write(file, arrays)
-    parts.workload.add(stage, images, seconds)
     return arrays
 
 

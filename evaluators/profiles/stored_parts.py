@@ -168,7 +168,7 @@ def is_interrupted(folder: Path) -> bool:
 
 def has_parts(folder: Path) -> bool:
     """Returns whether a folder holds a part that was measured."""
-    return any(True for pattern in _MEASURED for _ in (folder / PARTIAL).glob(pattern))
+    return any(any((folder / PARTIAL).glob(pattern)) for pattern in _MEASURED)
 
 
 def remove_parts(folder: Path) -> None:

@@ -70,8 +70,8 @@ class Workload:
         progress(0.0)
         return progress
 
-    def add(self, key: str, images: int | None = None, seconds: float | None = None) -> None:
-        """Adds a part that is done.
+    def add(self, key: str, images: int | None = None, seconds: float | None = None) -> float:
+        """Adds a part that is done, and returns its seconds.
 
         Args:
             key: Key of the stage.
@@ -79,9 +79,11 @@ class Workload:
             seconds: Seconds that the part took; None for those since the last `start`.
         """
         stage = self.stages[key]
+        seconds = self._clock() - self._started if seconds is None else seconds
         stage.done += stage.images if images is None else images
-        stage.seconds += self._clock() - self._started if seconds is None else seconds
+        stage.seconds += seconds
         self._show(key, 0, 0, 0)
+        return seconds
 
     def restore(self, key: str, images: int, seconds: float) -> None:
         """Adds a part that an interrupted profile has measured. Its seconds are not part of the share of this run.

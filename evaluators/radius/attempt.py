@@ -88,12 +88,8 @@ def fooled_sizes(attempt: Attempt, images: Tensor, epsilons: Tensor, stream: int
             fooled[open_] = misclassified(forward(prepared.network, points[open_], prepared.batches.size), y[open_])
         return torch.where(fooled, attack.norm.size(points - x), math.inf)
 
-    done = 0
-    for chosen, batch_sizes in prepared.batches.over(torch.arange(len(images)), work, loops=True):
+    for chosen, batch_sizes in prepared.batches.over(torch.arange(len(images)), work, loops=True, progress=report):
         sizes[chosen] = batch_sizes.double().cpu()
-        done += len(chosen)
-        if report is not None:
-            report(done / len(images))
     return sizes
 
 

@@ -46,13 +46,10 @@ def search_nearest(
         return torch.where(fooled, attack.norm.size(points - x), math.inf)
 
     edges = torch.tensor(grid, dtype=torch.float64)
-    done = 0
-    for batch, sizes in prepared.batches.over(open_.to(prepared.x.device), work, loops=True):
+    for batch, sizes in prepared.batches.over(open_.to(prepared.x.device), work, loops=True, progress=report):
         radius = sizes.double().cpu()
         inside = radius / (1 + SLACK) <= grid[-1]
         radius = rounded_up(radius, edges) if snap else torch.where(inside, radius, math.inf)
         images = batch.cpu()
         image_radii[images] = torch.minimum(image_radii[images], radius)
-        done += len(batch)
-        report(done / len(open_))
     return image_radii

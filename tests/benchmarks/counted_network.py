@@ -1,6 +1,6 @@
 """A network that counts the passes of each image, and keeps the smallest misclassified perturbation among all points.
 
-An attack is then judged by the points that it visits, whatever it returns.
+An attack is then judged by the points that it visits, not by the points that it returns.
 
 Source: Cinà et al., "AttackBench: Evaluating Gradient-based Attacks for Adversarial Examples", AAAI 2025, arXiv:2404.19460.
 """

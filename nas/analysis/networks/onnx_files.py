@@ -79,11 +79,11 @@ def open_onnx(path: Path) -> nn.Module:
     operators = _operators(model)
     # Dynamic quantisation takes one range of activations for all images of a pass, so the images would not be independent.
     batch = 1 if images.batch is None and _is_dynamic(operators) else images.batch
-    digest = sha256(model.SerializeToString()).hexdigest()[:16]
-    scores = OnnxScores(session, images.name, outputs, batch, images.shape, digest)
+    scores = OnnxScores(session, images.name, outputs, batch, images.shape)
     network = "the file is quantised" if _is_quantised(operators) else converted(model, scores)
     if isinstance(network, str):
         scores.reason = f"the file runs in onnxruntime, because {network}"
+        scores.digest = sha256(model.SerializeToString()).hexdigest()[:16]
         return scores
     return network
 

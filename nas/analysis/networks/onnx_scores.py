@@ -27,20 +27,17 @@ class OnnxScores(ScoresOnly):
         outputs: Names of the outputs that are tensors.
         batch: Fixed number of images in one pass; None if it is free.
         shape: Channels, height and width; None for each that is free.
-        digest: Hash of the file.
+
+    Attributes:
+        digest: Hash of the file; '' if it is not known.
     """
 
+    digest: str = ""
+
     def __init__(
-        self,
-        session: Any,
-        name: str,
-        outputs: Sequence[str],
-        batch: int | None,
-        shape: Sequence[int | None],
-        digest: str,
+        self, session: Any, name: str, outputs: Sequence[str], batch: int | None, shape: Sequence[int | None]
     ) -> None:
         super().__init__()
-        self.digest = digest
         self.session, self.name, self.outputs = session, name, list(outputs)
         self.batch, self.shape = batch, tuple(shape)
 

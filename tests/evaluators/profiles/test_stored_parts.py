@@ -226,7 +226,7 @@ def test_other_logits_of_the_same_weights_are_refused(case, run):
     "change", [lambda x: (x * 16).round() / 16, lambda x: x.detach() + 0 * x, lambda x: x.clamp(0.125, 0.875)]
 )
 def test_other_code_with_the_same_clean_logits_is_refused(change, case, run, counted):
-    """A defence may leave the clean logits as they are: the clean pixels are multiples of 1/16 here."""
+    """A defence may not change the clean logits: the clean pixels are multiples of 1/16 here."""
 
     class Changed(nn.Module):
         def __init__(self, change):
