@@ -283,14 +283,23 @@ def started(stored, run):
 
 
 def killed_under_ray(hardcell, stored, tiny_file, run, kills, seed):
-    """Kills a search under Ray repeatedly, then lets it end. Ended trials must not change. Returns the number of kills."""
+    """Kills a search under Ray so many times, then lets it end. Ended trials must not change.
+
+    A search that ends before the kill is begun anew, so that machines of any speed see all kills.
+    """
     moment, ended, killed = random.Random(seed), {}, 0
     options = ("--executor", "ray", "--set", "search.executor.workers=2", "--set", "search.sampler=random")
     options += ("--set", "search.trials=30", "--set", "search.attempts=100", "--set", "finalists.references=false")
-    process = hardcell("search", tiny_file, "--run", run, *options, "--set", "search.checkpoint_seconds=0")
-    for _ in range(kills):
+    search = ("search", tiny_file, "--run", run, *options, "--set", "search.checkpoint_seconds=0")
+    process = hardcell(*search)
+    while killed < kills:
         # Ray takes some seconds to start, before the first trial of the process begins.
-        killed += kill_soon(process, moment.uniform(2, 9))
+        if not kill_soon(process, moment.uniform(2, 7)):
+            assert process.returncode == 0
+            shutil.rmtree(run)
+            process, ended = hardcell(*search), {}
+            continue
+        killed += 1
         _, now = started(stored, run)
         assert {number: now[number] for number in ended} == ended  # No ended trial is lost or run again.
         ended = now
@@ -300,7 +309,6 @@ def killed_under_ray(hardcell, stored, tiny_file, run, kills, seed):
     assert {number: now[number] for number in ended} == ended
     assert sorted(now) == list(range(30))
     assert count == 30
-    return killed
 
 
 def same_under_ray(study_content, run, tmp_path, tiny, trials_only):
@@ -316,16 +324,16 @@ def same_under_ray(study_content, run, tmp_path, tiny, trials_only):
 @pytest.mark.ray
 def test_killed_twice_under_ray_and_resumed(hardcell, tiny_file, tiny, study_content, stored, tmp_path, trials_only):
     run = tmp_path / "run"
-    assert killed_under_ray(hardcell, stored, tiny_file, run, 2, seed=0) >= 1
+    killed_under_ray(hardcell, stored, tiny_file, run, 2, seed=0)
     same_under_ray(study_content, run, tmp_path, tiny, trials_only)
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_killed_at_twenty_random_moments_under_ray(hardcell, tiny_file, tiny, study_content, stored, tmp_path, trials_only):
+def test_killed_at_ten_random_moments_under_ray(hardcell, tiny_file, tiny, study_content, stored, tmp_path, trials_only):
     run = tmp_path / "run"
-    assert killed_under_ray(hardcell, stored, tiny_file, run, 20, seed=1) >= 5
+    killed_under_ray(hardcell, stored, tiny_file, run, 10, seed=1)
     same_under_ray(study_content, run, tmp_path, tiny, trials_only)
 
 
