@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nas.config.schema import Config
     from nas.data.config import DataConfig
     from nas.pipeline.search import export, resume, resume_events, search, search_events
+    from nas.pipeline.tabulate import tabulate
     from nas.reports.page import report
     from nas.runs.run import Run, read_run
     from nas.runs.status import RunStatus
@@ -56,6 +57,7 @@ _EXPORTS = {
     "search_events": ("nas.pipeline.search", "search_events"),
     "status": ("nas.runs.status", "run_status"),
     "surface": ("nas.analysis.surface.surface", "image_surfaces"),
+    "tabulate": ("nas.pipeline.tabulate", "tabulate"),
     "train": ("nas.training.train_network", "train_network"),
     "verify": ("nas.bundle.verify", "verify"),
 }
@@ -84,6 +86,7 @@ __all__ = [
     "search_events",
     "status",
     "surface",
+    "tabulate",
     "train",
     "verify",
 ]

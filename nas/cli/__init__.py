@@ -15,15 +15,16 @@ from nas.cli.compare_command import compare
 from nas.cli.profile_command import check_table, profile
 from nas.cli.progress import INTERRUPTED
 from nas.cli.requirements import finish, open_requirements, requirement_options
+from nas.cli.settings import load_settings, overrides_of, setting_options
 from nas.cli.space_command import space
 from nas.cli.surface_command import surface
+from nas.cli.tabulate_command import show_table, tabulate
 from nas.cli.trust import trust_option
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator
 
     from nas.cli.requirements import RequirementArguments
-    from nas.config.schema import Config
     from nas.pipeline.events import Event
 
 
@@ -70,34 +71,6 @@ def _system_message(error: OSError) -> str:
     return f"{place}{error.strerror or error}"
 
 
-# Options that `search` and `resume` share, by name: the setting, its type, and the help text.
-_SHORT = {
-    "trials": ("search.trials", int, "Number of trials"),
-    "executor": ("search.executor.name", str, "Where trials run, local or ray"),
-    "workers": ("search.executor.workers", int, "Maximum number of parallel trials under Ray"),
-    "address": ("search.executor.address", str, "Address of a Ray cluster, HOST:PORT or auto"),
-}
-
-
-def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds the options of `_SHORT` and --set to a command."""
-    command = click.option(
-        "--set",
-        "overrides",
-        multiple=True,
-        metavar="SECTION.KEY=VALUE",
-        help="Override one setting; repeatable. Relative paths start at the working directory.",
-    )(command)
-    for name, (key, kind, text) in reversed(_SHORT.items()):
-        command = click.option(f"--{name}", type=kind, help=f"{text}; the same as --set {key}=VALUE.")(command)
-    return command
-
-
-def _overrides(short: Mapping[str, Any]) -> list[str]:
-    """Returns the given options of `_SHORT` as overrides."""
-    return [f"{_SHORT[name][0]}={value}" for name, value in short.items() if value is not None]
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="hardcell")
 def commands() -> None:
@@ -109,7 +82,7 @@ def commands() -> None:
 @click.option("--run", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/NAME-DATE-TIME]")
 @click.option("--seed", type=int, help="Seed of all random numbers; the same as --set seed=N.")
 @click.option("--profile-time", is_flag=True, help="At the end, also print where the seconds of a trial go.")
-@_setting_options
+@setting_options("trials", "executor", "workers", "address")
 def search(
     config: Path | None, run: Path | None, seed: int | None, profile_time: bool, overrides: tuple[str, ...], **short: Any
 ) -> None:
@@ -121,7 +94,7 @@ def search(
 
     from nas.pipeline.search import search_events
 
-    settings = _settings(config, [*overrides, *([f"seed={seed}"] if seed is not None else []), *_overrides(short)])
+    settings = load_settings(config, [*overrides, *([f"seed={seed}"] if seed is not None else []), *overrides_of(short)])
     name = config.stem if config else settings.data.name
     folder = run or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     _show(search_events(settings, folder), folder)
@@ -135,16 +108,22 @@ def search(
 
 @commands.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@_setting_options
+@setting_options("trials", "executor", "workers", "address")
 def resume(run: Path, overrides: tuple[str, ...], **short: Any) -> None:
-    """Resume the run in folder RUN after an interruption.
+    """Resume the run or the table in folder RUN after an interruption.
 
     Options, or edits of config.yaml in the folder, can change settings such as the number of trials. Settings that all
     trials must share, such as the data, cannot change.
     """
     from nas.pipeline.search import resume_events
+    from nas.pipeline.tabulate import resume_table_events
+    from nas.tables.folder import is_table
 
-    _show(resume_events(run, [*overrides, *_overrides(short)]), run)
+    changes = [*overrides, *overrides_of(short)]
+    if is_table(run):
+        show_table(resume_table_events(run, changes), run)
+    else:
+        _show(resume_events(run, changes), run)
 
 
 @commands.command()
@@ -265,12 +244,7 @@ commands.add_command(compare)
 commands.add_command(surface)
 commands.add_command(check_table)
 commands.add_command(space)
-
-
-def _settings(path: Path | None, overrides: list[str]) -> Config:
-    from nas.config.files import load_config, parse_config
-
-    return load_config(path, overrides) if path else parse_config(None, source="default", overrides=overrides)
+commands.add_command(tabulate)
 
 
 def _show(events: Iterator[Event], run: Path) -> None:

@@ -8,6 +8,7 @@ from typing import final
 
 from nas.config.schema import ObjectiveConfig
 from nas.study.trial import Trial
+from nas.tables.measurements import Measurement
 from nas.training.epoch import EpochResult
 
 
@@ -177,6 +178,60 @@ class RunFinished:
     report: Path
     verdicts: tuple[str, ...]
 
+
+@final
+@dataclass(frozen=True)
+class TableStarted:
+    """The measurement of a table begins or continues.
+
+    Attributes:
+        folder: Folder of the table.
+        rows: Total number of rows: architectures times seeds.
+        finished: Number of rows that exist already.
+        architectures: Number of architectures.
+        source: Description of data and device.
+    """
+
+    folder: Path
+    rows: int
+    finished: int
+    architectures: int
+    source: str
+
+
+@final
+@dataclass(frozen=True)
+class MeasurementFinished:
+    """A row of a table is measured, or has failed.
+
+    Attributes:
+        measurement: The row.
+        finished: Number of rows that exist now.
+        rows: Total number of rows.
+    """
+
+    measurement: Measurement
+    finished: int
+    rows: int
+
+
+@final
+@dataclass(frozen=True)
+class TableFinished:
+    """A table is complete.
+
+    Attributes:
+        table: Path of the table.
+        card: Path of its data card.
+        rows: Number of rows in the table, also of an earlier, longer plan.
+    """
+
+    table: Path
+    card: Path
+    rows: int
+
+
+TableEvent = TableStarted | MeasurementFinished | TableFinished
 
 Event = (
     RunStarted

@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import random
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, nullcontext, suppress
-from dataclasses import replace
+from contextlib import ExitStack, nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evaluators import NORMS, parameters
-from evaluators.attacks import EightBit
-from evaluators.attacks.eight_bit_rounding import check_eight_bit
 from nas.bundle.load import open_bundles
 from nas.bundle.manifest import is_bundle
 from nas.config.changes import check_changes
 from nas.config.evaluators import TableEvaluatorConfig
 from nas.config.files import load_config
 from nas.config.schema import Config
-from nas.data import check_test, open_data
-from nas.device import SMALL_IMAGE, open_device, set_threads
 from nas.errors import ConfigError, RunError, SearchFailedError
-from nas.evaluation.table import open_table
 from nas.evaluation.train_and_attack import TrainAndAttack
 from nas.pipeline.controller import Controller, check_some_complete
 from nas.pipeline.earlier_run import resolve_earlier_runs
 from nas.pipeline.events import BundleDamaged, EpochFinished, FinalistsLacking, RunFinished, RunStarted
 from nas.pipeline.prechecks import Prechecks, changed_choices, changed_networks, check_same_space
+from nas.pipeline.prepare import check_same_images, prepare, with_faster_precision
 from nas.pipeline.retrain import make_bundles, remove_checkpoints
 from nas.reports.page import write_report
 from nas.reports.verdict import verdicts
-from nas.resolve import UntrustedCodeError
 from nas.runs.environment import environment
 from nas.runs.folder import RunFolder, check_unused, create_run, find_run, locked, write_config, write_environment
 from nas.runs.leaderboard import write_leaderboard
@@ -45,8 +36,6 @@ from nas.study.lease import Lease
 from nas.study.storage import StudyLocation, backup, check_database, close_storage, open_storage, storage_errors
 from nas.study.study import config_changes, create_study, open_study, store_config
 from nas.study.trial import read_trials
-from nas.training.batches import images_in_batch
-from nas.training.precision import default_precision, faster_precision, has_bfloat16
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,8 +47,6 @@ if TYPE_CHECKING:
 OnEvent = Callable[["Event"], object]
 # Minimum seconds between two backups of the study.
 BACKUP_SECONDS = 60.0
-# Number of random networks, the largest of which is measured to choose the precision.
-MEASURED = 4
 
 
 def search(config: Config | None = None, run: Path | str = "runs/search", *, on_event: OnEvent | None = None) -> Run:
@@ -164,7 +151,7 @@ def search_events(config: Config | None, run: Path | str) -> Iterator[Event]:
             stack.enter_context(config.search.executor.started())
             if isinstance(evaluate, TrainAndAttack):
                 checks.check_exportable(checks.first_buildable(config.search.first_architectures))
-        evaluate = _with_faster_precision(evaluate)
+        evaluate = with_faster_precision(evaluate)
         config = evaluate.config
         if config.search.storage is not None:
             check_database(config.search.storage)
@@ -192,7 +179,7 @@ def resume_events(run: Path | str, overrides: Sequence[str] = ()) -> Iterator[Ev
     space = open_space(config.space, trust=True)
     check_same_space(space, changed_choices(trials, space))
     evaluate = prepare(config)
-    _check_same_images(folder, evaluate)
+    check_same_images(folder, evaluate)
     finished = sum(trial.state.is_finished() for trial in trials) >= config.search.trials
     with ExitStack() as stack:
         with Prechecks(evaluate) as checks:
@@ -224,86 +211,10 @@ def export_events(run: Path | str, top: int, *, trust: bool = False) -> Iterator
     assert isinstance(evaluate, TrainAndAttack)
     with Prechecks(evaluate) as checks:
         checks.first_buildable()
-    _check_same_images(stored.folder, evaluate)
+    check_same_images(stored.folder, evaluate)
     candidates = choose_finalists(stored.trials, stored.config, top)
     lacking = [FinalistsLacking(top, len(candidates))] if len(candidates) < top else []
     return _logged(chain(lacking, make_bundles(stored.folder, candidates, evaluate)))
-
-
-def prepare(config: Config, *, trust: bool = True) -> Evaluator:
-    """Returns the evaluator of a config. If it uses images, they are on the device.
-
-    Args:
-        config: The config.
-        trust: Import the code of a custom space.
-
-    Raises:
-        HardcellError: the device, the data, the table or the space is unusable, or an epsilon is too large for the images.
-    """
-    try:
-        space = open_space(config.space, trust=trust)
-    except UntrustedCodeError as error:
-        raise ConfigError([f"the search space {error}"]) from error
-    if isinstance(config.evaluator, TableEvaluatorConfig):
-        return open_table(config, space)
-    device = open_device(config.device)
-    data = open_data(config.data)
-    check_test(config.data, data.input_shape)
-    data = replace(data, validation=data.validation.first(config.evaluation.images))
-    set_threads(config.threads, data.train.x[0, 0].numel())
-    evaluate = TrainAndAttack(config, space, data.to(device))
-    pixels = data.train.x[0].numel()
-    grids = [*(config.finalists.epsilons or {}).items(), *((norm, (e,)) for norm, e in config.epsilons_by_norm.items())]
-    for norm, grid in (*grids, (config.norm, config.evaluation.grid())):
-        largest = NORMS[norm]().largest(pixels)
-        if max(grid) > largest:
-            raise RunError(f"epsilon must be at most {largest:g} in {norm} on images of {pixels} values, got {max(grid):g}")
-    if any(
-        isinstance(attack, EightBit) for attack in (*config.evaluation.attacks.values(), *config.finalists.attacks.values())
-    ):
-        try:
-            check_eight_bit(data.validation.x)
-        except ValueError as error:
-            raise RunError(f"the validation images cannot be used: {error}") from error
-    return evaluate
-
-
-def _with_faster_precision(evaluate: Evaluator) -> Evaluator:
-    """Returns the evaluator with the faster precision in place of auto, measured on the largest of some random networks.
-
-    Networks of a custom space are not built here, because their code may do anything, such as never return.
-    """
-    config, device, networks = evaluate.config, evaluate.device, []
-    if not isinstance(evaluate, TrainAndAttack) or config.training.precision != "auto" or not has_bfloat16(device):
-        return evaluate
-    x = evaluate.data.train.x
-    x = x[: images_in_batch(config.training.batch_size, len(x))]
-    if device.type == "cpu" and x[0, 0].numel() < SMALL_IMAGE:
-        return evaluate
-    with suppress(UntrustedCodeError):
-        open_space(config.space, trust=False)
-        for number in range(MEASURED):
-            with suppress(Exception):  # A network that cannot be built fails in its trial, with the reason.
-                networks.append(evaluate.build(evaluate.space.sample(random.Random(number)), number))
-    precision = faster_precision(max(networks, key=parameters), x) if networks else default_precision(device)
-    if precision == default_precision(device):
-        return evaluate
-    return replace(evaluate, config=replace(config, training=replace(config.training, precision=precision)))
-
-
-def _check_same_images(folder: RunFolder, evaluate: Evaluator) -> None:
-    if not folder.environment.exists():
-        return
-    try:
-        recorded = dict(json.loads(folder.environment.read_text(encoding="utf-8"))["data"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{folder.environment}: damaged, so the images cannot be checked; remove it to resume without the check"
-        ) from error
-    for name, digest in evaluate.hashes.items():
-        if recorded.get(name) != digest:
-            what = "table has" if name == "table" else f"{name} images have"
-            raise RunError(f"{folder.path}: the {what} changed since the run began; start a new run")
 
 
 def _events(folder: RunFolder, evaluate: Evaluator, started: ExitStack, *, changed: bool = False) -> Iterator[Event]:

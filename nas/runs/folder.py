@@ -63,6 +63,11 @@ class RunFolder:
         return self.path / "leaderboard.csv"
 
     @property
+    def table_plan(self) -> Path:
+        """Path of the plan of a table. A folder with this file holds a table and no run."""
+        return self.path / "plan.json"
+
+    @property
     def environment(self) -> Path:
         """Path of the file with versions, machine properties and hashes of the data."""
         return self.path / "environment.json"
@@ -75,6 +80,8 @@ def check_unused(path: Path) -> RunFolder:
         RunError: the folder already holds a run or other files.
     """
     run = RunFolder(path.expanduser().resolve())
+    if run.table_plan.exists():
+        raise RunError(f"{path}: holds a table; choose another folder")
     if run.config.exists() or run.study.exists():
         raise RunError(f"{path}: holds a run already; `hardcell resume {path}` resumes it, or choose another folder")
     if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
@@ -115,6 +122,8 @@ def find_run(path: Path) -> RunFolder:
         RunError: the folder holds no run, or one of its files is a link or a pipe.
     """
     run = RunFolder(path.expanduser().resolve())
+    if run.table_plan.exists():
+        raise RunError(f"{path}: holds a table and no run; `hardcell resume {path}` continues it")
     if not run.config.is_file():
         raise RunError(f"{path}: holds no run (no config.yaml); `hardcell search --run {path}` starts one")
     log = [run.study.with_name(run.study.name + suffix) for suffix in ("-journal", "-wal", "-shm", ".backup")]

@@ -25,6 +25,7 @@ class EpochResult:
         averaged: Whether the errors are those of averaged weights.
         collapsed: Whether training with one gradient step collapsed in this epoch, so that it was repeated with PGD.
         stages: Seconds in each stage of the epoch, by name: data, attack, gradient, update and judging.
+        measured: Numbers of the caller's function `at_epoch` of `train`, by name; empty without such a function.
     """
 
     epoch: int
@@ -37,3 +38,4 @@ class EpochResult:
     averaged: bool = False
     collapsed: bool = False
     stages: Mapping[str, float] = field(default_factory=dict, compare=False)
+    measured: Mapping[str, float] = field(default_factory=dict)

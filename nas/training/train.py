@@ -31,7 +31,7 @@ from nas.training.updates import NoGradientError, Updates
 from nas.training.weight_average import WeightAverage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import Tensor, nn
 
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from nas.training.config import TrainingConfig
     from nas.training.recipes.base import BallRecipe, Recipe
     from nas.training.stopwatch import Stopwatch
+
+    # Function that measures a network, and returns numbers by name.
+    AtEpoch = Callable[[nn.Module], Mapping[str, float]]
 
 
 # Largest memory of the images that are augmented at once, in bytes. With all steps, this needs up to five times as much.
@@ -60,6 +63,7 @@ def train(
     seed: int,
     rungs: Mapping[int, AttackBudget] | None = None,
     checkpoint: Checkpoint | None = None,
+    at_epoch: AtEpoch | None = None,
 ) -> Iterator[EpochResult]:
     """Trains a network and yields the result of each epoch. After the last, the network has the weights of the best epoch.
 
@@ -80,6 +84,8 @@ def train(
             errors at these epochs are measured with averaged weights and this budget. Afterwards, the errors of every epoch
             are measured with the full budget.
         checkpoint: Checkpoint to read from and write to; None for none.
+        at_epoch: Function that measures the network at the end of each epoch, for a learning curve: with averaged weights if
+            `average` is set, in evaluation mode. Its numbers are `measured` of the epoch's result.
 
     Raises:
         DivergedError: the loss or a weight is not finite.
@@ -91,7 +97,9 @@ def train(
         if any(True for _ in network.parameters()):
             raise NoGradientError("all parameters of the network are frozen; use network.requires_grad_()")
         raise NoGradientError("the network has no parameters to train")
-    training = _Training(network, data, config, epsilon=epsilon, epochs=epochs, seed=seed, rungs=rungs or {})
+    training = _Training(
+        network, data, config, epsilon=epsilon, epochs=epochs, seed=seed, rungs=rungs or {}, at_epoch=at_epoch
+    )
     checkpoint = checkpoint or Checkpoint()
     stored = checkpoint.load()
     if stored is not None and not stored.keys() >= training.state().keys():
@@ -127,9 +135,10 @@ class _Training:
         epochs: int,
         seed: int,
         rungs: Mapping[int, AttackBudget],
+        at_epoch: AtEpoch | None,
     ) -> None:
         self._network, self._data, self._config = network, data, config
-        self._epsilon, self._epochs, self._seed, self._rungs = epsilon, epochs, seed, rungs
+        self._epsilon, self._epochs, self._seed, self._rungs, self._at_epoch = epsilon, epochs, seed, rungs, at_epoch
         n = len(data.train.x)
         self._batch = images_in_batch(config.batch_size, n)
         # Whole batches only: batch norm fails on a batch of one image.
@@ -224,6 +233,7 @@ class _Training:
         with _seeded(seed_of(self._seed, "judging", epoch), self._device):
             errors = self._judge(epoch)
         watch.lap("judging")
+        seconds = time.perf_counter() - started
         self.results.append(
             EpochResult(
                 epoch + 1,
@@ -231,11 +241,12 @@ class _Training:
                 loss,
                 clean_error=errors.clean if errors is not None else None,
                 adversarial_error=errors.adversarial if errors is not None else None,
-                seconds=time.perf_counter() - started,
+                seconds=seconds,
                 rung=epoch + 1 in self._rungs,
                 averaged=errors is not None and errors.averaged,
                 collapsed=collapsed,
                 stages=watch.seconds(),
+                measured=self._measured(epoch),
             )
         )
 
@@ -318,8 +329,19 @@ class _Training:
             self.best = errors.adversarial, {name: value.clone() for name, value in weights.state_dict().items()}
         return errors
 
-    def _errors(self, *, averaged: bool, budget: AttackBudget) -> Errors:
-        """Returns the errors of the network, or of its averaged weights, under the selection attack."""
+    def _measured(self, epoch: int) -> Mapping[str, float]:
+        """Returns the numbers of `at_epoch` for an epoch from 0; {} without this function."""
+        if self._at_epoch is None:
+            return {}
+        with (
+            _seeded(seed_of(self._seed, "measuring", epoch), self._device),
+            self._for_evaluation(averaged=self._config.average) as network,
+        ):
+            return self._at_epoch(network)
+
+    @contextmanager
+    def _for_evaluation(self, *, averaged: bool) -> Iterator[nn.Module]:
+        """Yields the network, or the one with averaged weights, in evaluation mode with folded batch norm."""
         network, folding = self._network, self._updates.folding
         if averaged:
             assert self._average is not None
@@ -327,10 +349,15 @@ class _Training:
             network, folding = self._average.module, self._folding_of_average
         network.eval()
         folding.check(self._data.train.x)
+        with folding.applied():
+            yield network
+
+    def _errors(self, *, averaged: bool, budget: AttackBudget) -> Errors:
+        """Returns the errors of the network, or of its averaged weights, under the selection attack."""
         x, y = self._data.validation.x, self._data.validation.y
         count = budget.count(len(x))
         attack = budget.of(self._config.selection)
-        with folding.applied():
+        with self._for_evaluation(averaged=averaged) as network:
             image_radii = radii(network, x[:count], y[:count], attack, [self._epsilon], seed=self._seed)
         clean, adversarial = (image_radii == 0).double().mean(), (image_radii <= self._epsilon).double().mean()
         return Errors(float(clean), float(adversarial), averaged)

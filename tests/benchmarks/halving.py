@@ -29,7 +29,7 @@ from nas.data import open_test
 from nas.data.config import DataConfig
 from nas.evaluation.train_and_attack import TrainAndAttack, validation_radii
 from nas.pipeline.controller import Controller
-from nas.pipeline.search import prepare
+from nas.pipeline.prepare import prepare
 from nas.samplers import SAMPLERS
 from nas.seeds import seed_of
 from nas.study.finalists import choose_finalists

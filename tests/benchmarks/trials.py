@@ -25,7 +25,7 @@ from torch import nn
 
 from nas import Config
 from nas.pipeline.controller import Controller
-from nas.pipeline.search import prepare
+from nas.pipeline.prepare import prepare
 from nas.samplers import Random
 from nas.study.storage import StudyLocation, close_storage, open_storage
 from nas.study.study import create_study

@@ -441,7 +441,7 @@ def config(tmp_path):
 
 
 def test_search_from_the_config_to_the_report(config, tmp_path, study_content, monkeypatch):
-    monkeypatch.setattr("nas.pipeline.search.open_data", lambda *args: 1 / 0)
+    monkeypatch.setattr("nas.pipeline.prepare.open_data", lambda *args: 1 / 0)
     run = nas.search(config, tmp_path / "run")
     # Each of the 12 distinct functions is tried once. Widths 2, 3 and 4 have 43, 63 and 83 parameters; the bound is 80.
     assert len({trial.key for trial in run.trials}) == 12

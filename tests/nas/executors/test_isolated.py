@@ -11,7 +11,8 @@ from nas.executors import ExecutionContext, Job, JobStarted, Local, TrialResult
 from nas.executors.isolated import ChildProcesses, end_of_process
 from nas.pipeline.events import EpochFinished, TrialFinished
 from nas.pipeline.prechecks import Prechecks
-from nas.pipeline.search import prepare, search_events
+from nas.pipeline.prepare import prepare
+from nas.pipeline.search import search_events
 from nas.runs.run import read_run
 from nas.training.checkpoints import CheckpointError
 from nas.training.epoch import EpochResult

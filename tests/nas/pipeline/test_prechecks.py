@@ -9,7 +9,8 @@ from nas.config.files import parse_config
 from nas.errors import RunError
 from nas.executors import Job, Precheck
 from nas.pipeline.prechecks import Prechecks
-from nas.pipeline.search import prepare, resume_events, search_events
+from nas.pipeline.prepare import prepare
+from nas.pipeline.search import resume_events, search_events
 
 
 @pytest.fixture(autouse=True)

@@ -33,7 +33,8 @@ from nas.pipeline.events import (
     TrialStarted,
 )
 from nas.pipeline.prechecks import changed_networks
-from nas.pipeline.search import export_events, prepare, resume_events, search_events
+from nas.pipeline.prepare import prepare
+from nas.pipeline.search import export_events, resume_events, search_events
 from nas.study.storage import StudyLocation, close_storage, open_storage
 from nas.study.study import open_study
 

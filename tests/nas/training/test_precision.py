@@ -90,7 +90,7 @@ def test_a_training_uses_the_faster_precision(timed, precision, dtype):
 )
 def test_a_search_stores_the_faster_precision(timed, tiny, tmp_path, monkeypatch, change, stored):
     timed(0.1, 0.05)
-    monkeypatch.setattr("nas.pipeline.search.SMALL_IMAGE", 1)
+    monkeypatch.setattr("nas.pipeline.prepare.SMALL_IMAGE", 1)
     settings = ("search.trials=1", "search.random_trials=1", "finalists.references=false", "finalists.epochs=1")
     if stored == "auto":
         path = tmp_path / "own.py"
