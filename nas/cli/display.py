@@ -176,9 +176,8 @@ class _View:
                 self._line(f"trial {event.number}", f"on {event.worker}" if event.worker != "local" else "")
             case EpochFinished():
                 result = event.result
-                text = f"loss {result.loss:.3f}"
-                if result.adversarial_error is not None:
-                    text += f", adversarial error {result.adversarial_error:.3f}"
+                numbers = {"loss": result.loss, "adversarial error": result.adversarial_error}
+                text = ", ".join(f"{name} {value:.3f}" for name, value in numbers.items() if value is not None)
                 line = self._line(event.name, text)
                 self._training.update(line, completed=result.epoch, total=result.epochs, text=text)
             case TrialFinished():

@@ -50,9 +50,10 @@ class TableEvaluatorConfig(EvaluatorConfig):
     Attributes:
         path: CSV file with a header and one architecture per row, gzipped if its name ends in .gz. Each choice has a column
             with the name of the choice. For cell201, a column arch may instead hold cells in the notation of NAS-Bench-201,
-            |nor_conv_3x3~0|+|...|.
+            |nor_conv_3x3~0|+|...|. With a column seed, an architecture may have several rows, and each trial draws one.
         columns: Metrics by name. Each is a column or a formula over columns, such as 1 - pgd_1.0 / 100 for an error from an
-            accuracy in percent. Smaller is better.
+            accuracy in percent. Smaller is better. Early stopping also needs the columns with the number of the epoch after
+            their name, such as pgd_1.0[1], which `hardcell tabulate` writes.
         image: Channels, height and width of an image. Used to count parameters and macs if `columns` lacks them.
         classes: Number of classes. Used like `image`.
 

@@ -246,9 +246,8 @@ class Config:
                 )
             )
         stopping = self.search.stopping
-        if stopping is not None and isinstance(self.evaluator, TableEvaluatorConfig):
-            faults.append(("search.stopping", "cannot be used with evaluator 'table'; set it to null"))
-        elif stopping is not None and not stopping.rungs(self.training.epochs):
+        trains = not isinstance(self.evaluator, TableEvaluatorConfig)  # A table has its own number of epochs.
+        if trains and stopping is not None and not stopping.rungs(self.training.epochs):
             epochs = self.training.epochs
             faults.append(
                 ("search.stopping", f"has no rung in {epochs} epochs; lower search.stopping.first or raise training.epochs")

@@ -21,6 +21,7 @@ from nas.evaluation.metrics import measured_metrics, parse_record
 from nas.executors.base import Job, Precheck, TrialResult
 from nas.seeds import seed_of
 from nas.training.data_warnings import data_warnings
+from nas.training.epoch import EpochMeasures
 from nas.training.network import Normalised, build_network, probe
 from nas.training.train import train
 from search_spaces import SearchSpace
@@ -113,7 +114,7 @@ class TrainAndAttack(Evaluator):
             epsilon=self.config.evaluation.epsilon,
             epochs=self.config.training.epochs,
             seed=job.seed,
-            rungs=stopping.rungs(self.config.training.epochs) if stopping is not None else None,
+            measures=EpochMeasures(stopping.rungs(self.config.training.epochs)) if stopping is not None else None,
             checkpoint=checkpoint,
         )
         radii, fooled = validation_radii(network, self.data.validation, self.config.evaluation, job.seed)

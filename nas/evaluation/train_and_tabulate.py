@@ -18,6 +18,7 @@ from nas.evaluation.base import Evaluator
 from nas.evaluation.train_and_attack import TrainAndAttack, validation_radii
 from nas.executors.base import Job, Precheck, TrialResult
 from nas.seeds import seed_of
+from nas.training.epoch import EpochMeasures
 from nas.training.train import train
 from search_spaces import SearchSpace
 
@@ -99,7 +100,7 @@ class TrainAndTabulate(Evaluator):
             epochs=training.epochs,
             seed=job.seed,
             checkpoint=checkpoint,
-            at_epoch=partial(self._at_epoch, seed=job.seed),
+            measures=EpochMeasures(function=partial(self._at_epoch, seed=job.seed)),
         )
         return TrialResult(metrics=self._final(network, job.seed))
 

@@ -209,13 +209,12 @@ def rung_point(epoch: EpochResult, known: Mapping[str, float], minimise: Sequenc
     """Returns the values that early stopping compares: adversarial error, then the objectives known at the rung.
 
     Args:
-        epoch: Result of the rung's epoch, with clean and adversarial error.
+        epoch: Result of the rung's epoch, with the adversarial error. A table may lack the clean error.
         known: Metrics known before training, by name.
         minimise: Names of the objectives.
     """
     assert epoch.adversarial_error is not None
-    assert epoch.clean_error is not None
-    at_rung = {**known, "clean_error": epoch.clean_error}
+    at_rung = dict(known) if epoch.clean_error is None else {**known, "clean_error": epoch.clean_error}
     return [epoch.adversarial_error, *(at_rung[name] for name in minimise if name in at_rung)]
 
 

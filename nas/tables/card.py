@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -102,21 +103,25 @@ def _trust(complete: Sequence[Measurement]) -> str:
     lines = ["| adversarial errors that are compared | pairs | Spearman | Kendall |", "| --- | --- | --- | --- |"]
     lines += [f"| {name} | {len(first):,} | {_correlations(first, second)} |" for name, (first, second) in rows.items()]
     if len(two_seeds[0]) >= FEWEST:
-        differences = np.subtract(*two_seeds)
-        of_seeds, of_rows = np.sqrt(np.mean(differences**2) / 2), np.std([m.metrics[ERROR] for m in complete], ddof=1)
-        lines += [
-            "",
-            f"On validation, the standard deviation over seeds is {of_seeds:.4f}, and over all rows {of_rows:.4f}.",
-        ]
+        groups = [errors for errors in _by_architecture(complete, ERROR) if len(errors) > 1]
+        degrees = sum(len(errors) - 1 for errors in groups)
+        of_seeds = math.sqrt(sum((len(errors) - 1) * np.var(errors, ddof=1) for errors in groups) / degrees)
+        of_rows = np.std(final, ddof=1)
+        lines += ["", f"Standard deviation on validation: {of_seeds:.4f} over seeds, {of_rows:.4f} over all rows."]
     return "\n".join(lines)
+
+
+def _by_architecture(complete: Sequence[Measurement], name: str) -> list[list[float]]:
+    """Returns a number of all trainings of each architecture, ordered by seed."""
+    by_key: dict[str, list[float]] = {}
+    for m in sorted(complete, key=lambda m: m.seed):
+        by_key.setdefault(m.key, []).append(m.metrics[name])
+    return list(by_key.values())
 
 
 def _two_seeds(complete: Sequence[Measurement], name: str) -> tuple[list[float], list[float]]:
     """Returns a number of the first two trainings of each architecture that has two."""
-    by_key: dict[str, list[float]] = {}
-    for m in sorted(complete, key=lambda m: m.seed):
-        by_key.setdefault(m.key, []).append(m.metrics[name])
-    pairs = [values for values in by_key.values() if len(values) > 1]
+    pairs = [values for values in _by_architecture(complete, name) if len(values) > 1]
     return [values[0] for values in pairs], [values[1] for values in pairs]
 
 

@@ -7,7 +7,7 @@ import gzip
 import io
 from typing import TYPE_CHECKING
 
-from nas.evaluation.table_epochs import epoch_column
+from nas.evaluation.table_rows import epoch_column
 from nas.files import write_atomic
 
 if TYPE_CHECKING:

@@ -24,14 +24,14 @@ from nas.training.carried import Carried
 from nas.training.checkpoints import Checkpoint
 from nas.training.collapse import COLLAPSED, IMAGES, CollapsedError, collapse_gap
 from nas.training.early_stopping import AttackBudget
-from nas.training.epoch import EpochResult
+from nas.training.epoch import EpochMeasures, EpochResult
 from nas.training.recipes.base import of_epoch
 from nas.training.recipes.carrying import CarryingRecipe
 from nas.training.updates import NoGradientError, Updates
 from nas.training.weight_average import WeightAverage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor, nn
 
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
     from nas.training.config import TrainingConfig
     from nas.training.recipes.base import BallRecipe, Recipe
     from nas.training.stopwatch import Stopwatch
-
-    # Function that measures a network, and returns numbers by name.
-    AtEpoch = Callable[[nn.Module], Mapping[str, float]]
 
 
 # Largest memory of the images that are augmented at once, in bytes. With all steps, this needs up to five times as much.
@@ -61,9 +58,8 @@ def train(
     epsilon: float,
     epochs: int,
     seed: int,
-    rungs: Mapping[int, AttackBudget] | None = None,
+    measures: EpochMeasures | None = None,
     checkpoint: Checkpoint | None = None,
-    at_epoch: AtEpoch | None = None,
 ) -> Iterator[EpochResult]:
     """Trains a network and yields the result of each epoch. After the last, the network has the weights of the best epoch.
 
@@ -80,12 +76,8 @@ def train(
         epsilon: Radius of the selection attack's ball, in pixel units.
         epochs: Number of epochs.
         seed: Seed of the batch order, the augmentation and the attacks.
-        rungs: Attack budgets of early stopping, by epoch from 1. Before the share `selection_from` of the epochs, validation
-            errors at these epochs are measured with averaged weights and this budget. Afterwards, the errors of every epoch
-            are measured with the full budget.
+        measures: Rungs of early stopping, and a function that measures the network after each epoch; None for neither.
         checkpoint: Checkpoint to read from and write to; None for none.
-        at_epoch: Function that measures the network at the end of each epoch, for a learning curve: with averaged weights if
-            `average` is set, in evaluation mode. Its numbers are `measured` of the epoch's result.
 
     Raises:
         DivergedError: the loss or a weight is not finite.
@@ -97,9 +89,8 @@ def train(
         if any(True for _ in network.parameters()):
             raise NoGradientError("all parameters of the network are frozen; use network.requires_grad_()")
         raise NoGradientError("the network has no parameters to train")
-    training = _Training(
-        network, data, config, epsilon=epsilon, epochs=epochs, seed=seed, rungs=rungs or {}, at_epoch=at_epoch
-    )
+    measures = measures or EpochMeasures()
+    training = _Training(network, data, config, epsilon=epsilon, epochs=epochs, seed=seed, measures=measures)
     checkpoint = checkpoint or Checkpoint()
     stored = checkpoint.load()
     if stored is not None and not stored.keys() >= training.state().keys():
@@ -134,11 +125,11 @@ class _Training:
         epsilon: float,
         epochs: int,
         seed: int,
-        rungs: Mapping[int, AttackBudget],
-        at_epoch: AtEpoch | None,
+        measures: EpochMeasures,
     ) -> None:
         self._network, self._data, self._config = network, data, config
-        self._epsilon, self._epochs, self._seed, self._rungs, self._at_epoch = epsilon, epochs, seed, rungs, at_epoch
+        self._epsilon, self._epochs, self._seed = epsilon, epochs, seed
+        self._rungs, self._measure = measures.rungs, measures.function
         n = len(data.train.x)
         self._batch = images_in_batch(config.batch_size, n)
         # Whole batches only: batch norm fails on a batch of one image.
@@ -148,9 +139,10 @@ class _Training:
         self._carried = Carried(config.recipe, data.train.x, self._batch, seed_of(seed, "carried"))
         self._channels_last = data.train.x.ndim == 4 and is_channels_last(network)
         self._first_selectable = min(math.floor(epochs * config.selection_from), epochs - 1)
-        averaged = config.average or rungs
+        averaged = config.average or self._rungs
         self._average = WeightAverage(network) if averaged else None
-        self._last_averaged = epochs if config.average else max((e for e in rungs if e <= self._first_selectable), default=0)
+        early = [epoch for epoch in self._rungs if epoch <= self._first_selectable]
+        self._last_averaged = epochs if config.average else max(early, default=0)
         self._updates = Updates(network, config, data.train.x, batch=self._batch, count=epochs * self._steps, seed=seed)
         self._folding_of_average = Folding(self._average.module, data.train.x) if self._average is not None else None
         self._collapsed = False
@@ -330,14 +322,14 @@ class _Training:
         return errors
 
     def _measured(self, epoch: int) -> Mapping[str, float]:
-        """Returns the numbers of `at_epoch` for an epoch from 0; {} without this function."""
-        if self._at_epoch is None:
+        """Returns the numbers of the caller's function for an epoch from 0; {} without such a function."""
+        if self._measure is None:
             return {}
         with (
             _seeded(seed_of(self._seed, "measuring", epoch), self._device),
             self._for_evaluation(averaged=self._config.average) as network,
         ):
-            return self._at_epoch(network)
+            return self._measure(network)
 
     @contextmanager
     def _for_evaluation(self, *, averaged: bool) -> Iterator[nn.Module]:

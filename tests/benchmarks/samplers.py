@@ -209,7 +209,10 @@ def main() -> None:
         # The worst values are over all rows of the table, so that the hypervolumes of all searches have the same unit.
         largest = max(feasible["parameters"] for feasible in evaluate.counted.values())
         worst = [
-            max((row[metric] for row in evaluate.rows.values() if row.get(metric) is not None), default=largest)
+            max(
+                (value for (row,) in evaluate.rows.values() if (value := row.metrics.get(metric)) is not None),
+                default=largest,
+            )
             for metric in task.minimise
         ]
         tables.append(summarise(options.out, name, task, measured, worst, options.trials))

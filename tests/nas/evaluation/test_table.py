@@ -24,6 +24,7 @@ from nas.pipeline.search import resume_events, search_events
 from nas.runs.run import read_run
 from nas.spaces.options import open_space
 from nas.training.checkpoints import Checkpoint
+from nas.training.early_stopping import Halving
 from search_spaces import cell201
 
 # Choices with values of every type. `order` has no effect: it is always "ab" in the canonical form.
@@ -91,7 +92,8 @@ def answer(table, proposed):
 
 
 def rows_of(table):
-    return {key: dict(values) for key, values in table.rows.items()}
+    """Returns the metrics of each architecture, of which the table must have one training."""
+    return {key: dict(row.metrics) for key, (row,) in table.rows.items()}
 
 
 ONE_ROW = "width,rate,order,{}\n2,0.5,ab,{}\n"
@@ -142,7 +144,7 @@ class TestReading:
         wanted = list(itertools.product(WIDTHS, RATES, ORDERS))
         assert list(table.rows) == wanted
         assert [[type(v) for v in row] for row in table.rows] == [[type(v) for v in row] for row in wanted]
-        assert [row["latency"] for row in table.rows.values()] == list(range(24))
+        assert [row["latency"] for row in rows_of(table).values()] == list(range(24))
 
     def test_none_may_be_an_empty_cell(self, opened):
         """csv.writer and pandas write None as an empty cell. The cell of a choice without None must not be empty."""
@@ -308,7 +310,7 @@ class TestMessages:
         assert f"table.csv, line 2: {metric} must be" in message
         assert "from 0 to 1, got 91.5; " in message
         assert message.endswith("1 - COLUMN / 100")
-        assert opened(content, {metric: "1 - acc / 100"}).rows[2, 0.5, "ab"][metric] == pytest.approx(0.085)
+        assert rows_of(opened(content, {metric: "1 - acc / 100"}))[2, 0.5, "ab"][metric] == pytest.approx(0.085)
         with pytest.raises(DataError, match=r"from 0 to 1, got -0\.915"):
             opened(content, {metric: "-acc / 100"})
 
@@ -366,6 +368,96 @@ class TestAnswers:
     def test_no_network_is_built_where_the_objective_needs_no_counts(self, opened, monkeypatch):
         monkeypatch.setattr("nas.evaluation.table.parameters", lambda network: 1 / 0)
         assert answer(opened(ROW, {"latency": "ms"}, objective=["latency"]), FIRST)[0] == {}
+
+
+ERRORS = {"adversarial_error": "adv", "clean_error": "1 - acc / 100"}
+TRAININGS = (
+    "width,rate,order,seed,state,adv,acc,adv[1],acc[1],adv[2],acc[2],acc[3]\n"
+    "2,0.5,ab,0,complete,0.25,90,0.75,60,0.5,70,80\n"
+    "2,0.5,ab,1,complete,0.125,95,0.625,65,0.375,75,85\n"
+    "3,0.5,ab,0,infeasible,,,,,,,\n"
+    "4,0.5,ab,0,failed,,,0.875,50,,,\n"
+)
+
+
+class TestTrainings:
+    """Several trainings of an architecture, and their epochs."""
+
+    @pytest.fixture
+    def table(self, opened):
+        return opened(TRAININGS, ERRORS, objective=["adversarial_error"])
+
+    @staticmethod
+    def run(table, width, seed):
+        """Returns the events of a trial and its result."""
+        architecture = {"width": width, "rate": 0.5, "order": "ab"}
+        events, steps = [], table(Job(0, architecture, architecture, seed=seed), Checkpoint())
+        while True:
+            try:
+                events.append(next(steps))
+            except StopIteration as stop:
+                return events, stop.value
+
+    def test_seed_draws_a_training(self, table):
+        drawn = [self.run(table, 2, seed)[1].metrics["adversarial_error"] for seed in range(200)]
+        assert set(drawn) == {0.25, 0.125}
+        assert 60 <= drawn.count(0.25) <= 140  # 100, with a standard deviation of 7.
+        assert drawn == [self.run(table, 2, seed)[1].metrics["adversarial_error"] for seed in range(200)]
+
+    def test_epochs_are_those_of_the_drawn_training(self, table):
+        for seed in range(10):
+            (_, *epochs), result = self.run(table, 2, seed)
+            after = {0.25: [(0.75, 0.4), (0.5, 0.3)], 0.125: [(0.625, 0.35), (0.375, 0.25)]}
+            wanted = after[result.metrics["adversarial_error"]]
+            assert [(e.adversarial_error, pytest.approx(e.clean_error)) for e in epochs] == wanted
+            assert [(e.epoch, e.epochs, e.loss, e.rung) for e in epochs] == [(1, 2, None, False), (2, 2, None, False)]
+            assert result.epochs == tuple(epochs)
+
+    def test_network_without_a_path_is_infeasible(self, table):
+        events, result = self.run(table, 3, 0)
+        assert [event.constant for event in events] == [True]
+        assert result.infeasible == "no path leads from the image to the logits"
+
+    def test_training_without_all_epochs_fails(self, table):
+        assert self.run(table, 4, 0)[1].reason == "the table holds no adversarial_error[2] for this architecture"
+
+    def test_same_seed_twice_is_refused(self, opened):
+        with pytest.raises(DataError, match=r"line 6: repeats the architecture of an earlier row, with other values"):
+            opened(TRAININGS + "2,0.5,ab,1,complete,0.5,95,0.625,65,0.375,75,85\n", ERRORS)
+
+    def test_early_stopping_stops_at_rungs_of_the_table(self, tmp_path):
+        """The error falls with the width at every epoch, so a wider network never stops after narrower ones."""
+        rows = [f"{w},{r},{o},{(9 - w) / 10},{(9 - w) / 5 / 2}" for w, r, o in itertools.product(WIDTHS, RATES, ORDERS)]
+        (tmp_path / "own.py").write_text(SPACE, encoding="utf-8")
+        (tmp_path / "t.csv").write_text("\n".join(["width,rate,order,adv,adv[1]", *rows]), encoding="utf-8")
+        settings = {
+            "space": f"{tmp_path / 'own.py'}:space",
+            "evaluator": {"name": "table", "path": str(tmp_path / "t.csv"), "columns": {"adversarial_error": "adv"}},
+            "objective": {"constraints": {}},
+            "search": {"trials": 12, "stopping": {"first": 0.5, "reduction": 3}},
+        }
+        with pytest.raises(DataError, match=r"t\.csv: search\.stopping has no rung in 1 epochs; lower"):
+            search_events(nas.parse_config(settings), tmp_path / "few")
+        rows = [f"{row},{row.rpartition(',')[2]}" for row in rows]
+        (tmp_path / "t.csv").write_text("\n".join(["width,rate,order,adv,adv[1],adv[2]", *rows]), encoding="utf-8")
+        run = nas.search(nas.parse_config(settings), tmp_path / "run")
+        assert {trial.state for trial in run.trials} == {"complete", "pruned"}
+        best_so_far = 0
+        for trial in run.trials:
+            assert [rung["epoch"] for rung in trial.rungs] == [1]
+            if trial.architecture["width"] > best_so_far:
+                assert trial.state == "complete"
+            best_so_far = max(best_so_far, trial.architecture["width"])
+
+    def test_stopping_without_epochs_is_refused(self, config, tmp_path):
+        config = replace(config, search=replace(config.search, stopping=Halving()))
+        with pytest.raises(DataError) as caught:
+            search_events(config, tmp_path / "run")
+        column = "1 - acc / 100"
+        assert str(caught.value) == (
+            f"{tmp_path / 'table.csv'}: has no columns {column}[1], {column}[2] and so on with adversarial_error after each "
+            "epoch, which search.stopping needs; set search.stopping to null"
+        )
 
 
 class TestSettings:

@@ -20,6 +20,7 @@ from nas.pipeline.search import resume_events, search_events
 from nas.training.checkpoints import Checkpoint, CheckpointError, FileStore, checkpoint_file, trial_file
 from nas.training.config import TrainingConfig
 from nas.training.early_stopping import AttackBudget
+from nas.training.epoch import EpochMeasures
 from nas.training.recipes import FGSMPGI, NFGSM, Adversarial, Free, Standard
 from nas.training.train import train
 
@@ -176,7 +177,7 @@ class Training:
             epsilon=0.1,
             epochs=EPOCHS,
             seed=seed,
-            rungs=self.rungs,
+            measures=EpochMeasures(self.rungs or {}),
             checkpoint=Checkpoint(store, seconds),
         )
         while len(epochs) < until:

@@ -24,7 +24,7 @@ from nas.study.finalists import choose_finalists
 from nas.study.ranking import ranked
 from nas.training.config import TrainingConfig
 from nas.training.early_stopping import FEWEST_IMAGES, AttackBudget, Halving
-from nas.training.epoch import EpochResult
+from nas.training.epoch import EpochMeasures, EpochResult
 from nas.training.recipes import Standard
 from nas.training.train import train
 
@@ -198,7 +198,7 @@ def test_rungs_use_their_attack_budget_and_selectable_epochs_the_full_budget(mon
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
     rungs = {1: AttackBudget(0.4, 0.25), 2: AttackBudget(0.5, 0.5), 4: AttackBudget(0.7, 0.75)}
     data = Dataset("toy", ("a", "b", "c"), split, split)
-    epochs = list(train(network, data, config, epsilon=0.1, epochs=5, seed=0, rungs=rungs))
+    epochs = list(train(network, data, config, epsilon=0.1, epochs=5, seed=0, measures=EpochMeasures(rungs)))
     assert measured == [(80, 2), (100, 4), (200, 8), (200, 8)]
     assert [(e.rung, e.adversarial_error is None) for e in epochs] == [
         (True, False), (True, False), (False, True), (True, False), (False, False)

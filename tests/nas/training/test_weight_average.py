@@ -12,6 +12,7 @@ from evaluators import FGSM, radii
 from nas.data import Dataset, Split
 from nas.training.config import TrainingConfig
 from nas.training.early_stopping import AttackBudget
+from nas.training.epoch import EpochMeasures
 from nas.training.recipes import Standard
 from nas.training.train import train
 from nas.training.weight_average import ETA, WeightAverage
@@ -139,7 +140,9 @@ def test_rung_evaluates_the_average_and_selection_the_weights(data, monkeypatch)
     states = []
     monkeypatch.setattr(torch.optim.SGD, "step", step)
     weights = []
-    for _ in train(network, data, config, epsilon=0.05, epochs=4, seed=0, rungs={2: AttackBudget(), 4: AttackBudget()}):
+    for _ in train(
+        network, data, config, epsilon=0.05, epochs=4, seed=0, measures=EpochMeasures({2: AttackBudget(), 4: AttackBudget()})
+    ):
         weights.append({name: value.clone() for name, value in network.state_dict().items()})
     assert len(judged) == 2
     assert all(torch.allclose(judged[0][name], value) for name, value in states[2 * 3 - 1].items())
