@@ -115,7 +115,7 @@ def tabulate_events(
 
 
 def resume_table_events(folder: Path | str, overrides: Sequence[str] = ()) -> Iterator[TableEvent]:
-    """Continues the table of a folder as it was planned, and returns a generator of its events.
+    """Continues a table with its stored plan, and returns a generator of its events.
 
     Args:
         folder: Folder of a table.

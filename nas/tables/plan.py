@@ -29,7 +29,7 @@ class TablePlan:
 
     Attributes:
         architectures: Number of architectures; None for all of the space.
-        seeds: Number of trainings of each architecture, each with a seed of its own.
+        seeds: Number of trainings of each architecture, with different seeds.
 
     Raises:
         ValueError: a number is below 1, or there are more than 1000 seeds.

@@ -485,13 +485,6 @@ def test_name_and_settings_may_come_in_either_order():
         ({"search": {"stopping": {"reduction": float("inf")}}}, "reduction must be above 1 and at most 1000, got inf"),
         ({"search": {"time_limit": float("inf")}}, "search.time_limit must be at most 1e+08, got inf"),
         (
-            {
-                "search": {"stopping": {}},
-                "evaluator": {"name": "table", "path": "t.csv", "columns": {"clean_error": "c", "adversarial_error": "a"}},
-            },
-            "search.stopping cannot be used with evaluator 'table'; set it to null",
-        ),
-        (
             {"evaluator": {"name": "table", "path": "t.csv", "columns": {"adversarial_error": "a"}}},
             "got 'clean_error'; if it comes from a default, set objective.minimise, or objective.constraints: {}",
         ),
