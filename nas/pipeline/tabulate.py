@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.config.files import load_config
+from nas.config.metrics import CHEAP_METRICS
 from nas.data import open_test
-from nas.errors import RunError, SearchFailedError
+from nas.errors import RunError, SearchFailedError, format_error
 from nas.evaluation.train_and_attack import TrainAndAttack
 from nas.evaluation.train_and_tabulate import TrainAndTabulate
-from nas.executors import Precheck, TrialResult
+from nas.executors import Job, Precheck, TrialResult
 from nas.pipeline.events import MeasurementFinished, TableFinished, TableStarted
-from nas.pipeline.prechecks import Prechecks, context_of
+from nas.pipeline.prechecks import COMPARED, Prechecks, context_of
 from nas.pipeline.prepare import check_same_images, prepare, with_faster_precision
 from nas.runs.environment import environment
 from nas.runs.folder import locked, write_environment
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from nas.config.schema import Config
-    from nas.executors import Job
     from nas.pipeline.events import TableEvent
     from search_spaces import Architecture
 
@@ -107,6 +107,7 @@ def tabulate_events(
         with Prechecks(evaluate) as checks:
             stack.enter_context(config.search.executor.started())
             checks.first_buildable(planned)
+            _check_same_networks(path, evaluate, checks)
         config = with_faster_precision(evaluate).config
         tabulator = TrainAndTabulate(config, space, evaluate.data, open_test(config.data))
         table = open_folder(path, config, plan)
@@ -167,6 +168,34 @@ def _events(
             raise SearchFailedError(f"none of the {len(measured)} architectures could be measured: {reason}")
         write_card(table, config, measured)
         yield TableFinished(table.table, table.card, len(measured))
+
+
+def _check_same_networks(path: Path, evaluate: TrainAndAttack, checks: Prechecks) -> None:
+    """Checks that the space still builds the first networks of a table that is continued.
+
+    Raises:
+        RunError: the space has other choices or builds other networks.
+    """
+    measured = read_measurements(TableFolder(path.expanduser().resolve()).measurements)
+    for m in [m for m in measured if m.state == "complete"][:COMPARED]:
+        try:
+            change = (
+                "" if evaluate.space.canonical(evaluate.space.validate(m.architecture)) == m.architecture else "other form"
+            )
+        except Exception as error:
+            change = format_error(error)
+        if not change:
+            known = checks.precheck(Job(-1, m.architecture, m.architecture, seed=0))
+            counts = {name: m.metrics[name] for name in CHEAP_METRICS}
+            if isinstance(known, str):
+                change = known
+            elif known.metrics != counts:
+                change = f"its network has {known.metrics}, and had {counts}"
+        if change:
+            raise RunError(
+                f"space {evaluate.space.name}: has changed since the table began, but all rows must come from one space: "
+                f"architecture {m.key}: {change}; undo the change, or choose another folder"
+            )
 
 
 def _measurement(evaluate: TrainAndTabulate, job: Job, known: Precheck | None, result: TrialResult) -> Measurement:

@@ -90,7 +90,8 @@ class Measurement:
 
 
 def _rounded(value: float) -> float:
-    return float(f"{value:.{DIGITS}g}")
+    """Returns a number with few digits. Whole numbers, such as macs, keep all of them."""
+    return value if value == round(value) else float(f"{value:.{DIGITS}g}")
 
 
 def read_measurements(path: Path) -> list[Measurement]:

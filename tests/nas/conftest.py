@@ -176,6 +176,17 @@ def custom_space(tmp_path, tiny):
     return make
 
 
+@pytest.fixture(scope="session")
+def forget_imports():
+    """Forgets the imported files of users, so that they are imported again, as in a new process."""
+
+    def run():
+        for name in [name for name in sys.modules if name.startswith("hardcell_user_")]:
+            del sys.modules[name]
+
+    return run
+
+
 @pytest.fixture
 def no_surfaces(monkeypatch):
     """Leaves out the parts of reports that evaluate networks again. They are slow and have their own tests."""

@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from contextlib import contextmanager, nullcontext, suppress
 from itertools import count
 from types import SimpleNamespace
@@ -611,11 +610,12 @@ class TestChangedSpace:
             ),
         ],
     )
-    def test_is_refused_with_what_changed(self, begun, old, new, change):
+    def test_is_refused_with_what_changed(self, begun, old, new, change, forget_imports):
         file, run = begun
         assert old in SPACE
         file.write_text(SPACE.replace(old, new))
-        with pytest.raises(RunError) as error, fresh_imports():
+        forget_imports()
+        with pytest.raises(RunError) as error:
             resume_events(run)
         first, *changes, last = str(error.value).splitlines()
         assert first.startswith("space own: has changed since the run began")
@@ -627,11 +627,11 @@ class TestChangedSpace:
         [("import random", "# a comment\nimport random"), ("body =", "unused = 1\n    body =")],
         ids=["comment", "refactored"],
     )
-    def test_same_networks_from_other_code_are_accepted(self, begun, old, new):
+    def test_same_networks_from_other_code_are_accepted(self, begun, old, new, forget_imports):
         file, run = begun
         file.write_text(SPACE.replace(old, new))
-        with fresh_imports():
-            assert next(resume_events(run)).finished == 2
+        forget_imports()
+        assert next(resume_events(run)).finished == 2
 
     def test_random_networks_are_not_compared_by_their_logits(self, tiny, tmp_path, break_off):
         text = SPACE.replace("nn.ReLU()", "nn.LeakyReLU(random.random())")
@@ -698,14 +698,6 @@ class TestStartedExecutor:
     def test_is_not_started_for_a_finished_run(self, run_copy, seen):
         list(resume_events(run_copy))
         assert seen == []
-
-
-@contextmanager
-def fresh_imports():
-    """Forgets the imported files of users, so that they are imported again, as in a new process."""
-    for name in [name for name in sys.modules if name.startswith("hardcell_user_")]:
-        del sys.modules[name]
-    yield
 
 
 def test_finished_run_gets_a_fresh_report_and_keeps_all_else(run_copy, finished_run, study_content):

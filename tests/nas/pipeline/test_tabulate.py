@@ -174,6 +174,24 @@ class TestRefusals:
         with pytest.raises(RunError, match=r"t: the test images have changed since the run began; start a new run$"):
             nas.tabulate(tiny(), tmp_path / "t", architectures=1)
 
+    @pytest.mark.parametrize(
+        ("old", "new", "message"),
+        [
+            ("2, 4, 8, 16", "2, 4, 8, 32", "ValueError: not an architecture of own: choice 'width' must be one"),
+            ("        width = arch", "        assert architecture['width'] == 16\n        width = arch", "AssertionError"),
+            ("nn.ReLU(),", "nn.BatchNorm1d(width),", r"its network has \{'parameters': .*\}, and had \{'parameters': .*\}"),
+        ],
+    )
+    def test_changed_space(self, old, new, message, custom_space, forget_imports, tmp_path):
+        nas.tabulate(custom_space("works"), tmp_path / "t")
+        file = tmp_path / "own.py"
+        assert old in file.read_text()
+        file.write_text(file.read_text().replace(old, new))
+        forget_imports()
+        with pytest.raises(RunError, match=f"^space own: has changed since the table began, .*: {message}"):
+            nas.tabulate(custom_space("works"), tmp_path / "t")
+        assert len(rows_of(tmp_path / "t")) == 4
+
     def test_folder_with_other_files(self, tiny, tmp_path):
         (tmp_path / "file").touch()
         with pytest.raises(RunError, match=r": must be a new or empty folder, or that of a table$"):
