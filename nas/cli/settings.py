@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _SHORT = {
     "trials": ("search.trials", int, "Number of trials"),
     "executor": ("search.executor.name", str, "Where trials run, local or ray"),
-    "workers": ("search.executor.workers", int, "Maximum number of parallel trials under Ray"),
+    "workers": ("search.executor.workers", int, "Maximum number of parallel trials"),
     "address": ("search.executor.address", str, "Address of a Ray cluster, HOST:PORT or auto"),
 }
 

@@ -79,7 +79,8 @@ class SearchConfig:
         random_trials: Number of uniformly random trials after `first`, for every sampler. They are the random baseline, and
             the initial data of the sampler.
         sampler: Proposes architectures: random, grid, tpe, nsga2, evolution, ppo or surrogate.
-        executor: Runs the trials: local (in this process) or ray (on the cores of this machine or on a cluster).
+        executor: Runs the trials: local (in this process, or in several child processes) or ray (on the cores of this
+            machine or on a cluster).
         stopping: Early stopping by successive halving, such as {first: 0.2, reduction: 3}; null to train every trial fully.
         time_limit: Maximum seconds per trial, including the construction of its network. A trial that takes longer fails.
             Null for no limit.
@@ -87,7 +88,7 @@ class SearchConfig:
             counts as failed.
         checkpoint_seconds: Seconds between checkpoints of the training. A killed trial resumes from its last checkpoint.
         isolate: Run each trial in a child process under the local executor, so that a crash fails one trial only. Under Ray,
-            each worker is a separate process in any case.
+            and with several local workers, each trial runs in another process in any case.
         storage: URL of the study's database, such as postgresql+psycopg2://USER:$PASSWORD@HOST/NAME; null for study.db in
             the run's folder.
 

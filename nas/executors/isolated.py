@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 # Seconds between two checks by the server whether its child or the driver has ended.
 POLL_SECONDS = 0.02
+# `code_by_value` changes a table of modules that all threads share.
+PICKLING = threading.Lock()
 
 
 @final
@@ -132,6 +135,13 @@ class ChildProcesses:
             result = TrialResult(reason=reason, seconds=time.monotonic() - started, epochs=tuple(epochs))
         yield result
 
+    def kill(self) -> None:
+        """Kills the running job from another thread than that of `run`, which then yields a result with the reason."""
+        server = self._server
+        if server is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)
+
     def _start(self) -> None:
         self._ready = False
         mine, theirs = socket.socketpair()
@@ -147,7 +157,7 @@ class ChildProcesses:
 
     def _send_evaluate(self) -> None:
         try:
-            with code_by_value():
+            with PICKLING, code_by_value():
                 from ray import cloudpickle  # Standard pickle cannot send a search space.
 
                 content = cloudpickle.dumps((self._evaluate, _device_of(self._evaluate)))

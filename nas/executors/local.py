@@ -1,4 +1,4 @@
-"""Local executor: runs trials sequentially, in this process or each in a child process."""
+"""Local executor: runs trials on this machine, in this process or each in a child process."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, final
 from nas.executors.base import ExecutionContext, Executor, Job, JobEvent, JobStarted
 from nas.executors.isolated import ChildProcesses
 from nas.executors.jobs import run_job
+from nas.executors.parallel import run_in_parallel
 from nas.training.checkpoints import Checkpoint, FileStore, trial_file
 
 if TYPE_CHECKING:
@@ -18,10 +19,27 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Local(Executor):
-    """Runs jobs sequentially: in this process, or each in a child process if the context isolates them."""
+    """Runs jobs on this machine.
+
+    Attributes:
+        workers: Number of parallel trials. One runs in this process or, with search.isolate, in a child process. Several run
+            in child processes. The proposals then depend on the order in which trials end.
+
+    Raises:
+        ValueError: workers is below 1.
+    """
+
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"workers must be at least 1, got {self.workers}")
 
     def run(self, jobs: Iterable[Job], context: ExecutionContext) -> Iterator[tuple[Job, JobEvent]]:
-        """Yields the events of each job in turn."""
+        """Yields the events of the jobs, with one worker of each job in turn."""
+        if self.workers > 1:
+            yield from run_in_parallel(jobs, context, self.workers)
+            return
         with ChildProcesses(context.evaluate) if context.isolate else nullcontext() as children:
             for job in jobs:
                 yield job, JobStarted("local")

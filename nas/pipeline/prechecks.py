@@ -107,7 +107,8 @@ class Prechecks:
         """Takes the evaluator of the search."""
         self._evaluate = evaluate
         config = evaluate.config
-        apart = config.search.isolate or not isinstance(config.search.executor, Local)
+        executor = config.search.executor
+        apart = config.search.isolate or not isinstance(executor, Local) or executor.workers > 1
         trains = not isinstance(config.evaluator, TableEvaluatorConfig)
         custom = config.space.name not in SPACES
         self._children = ChildProcesses(evaluate) if apart and trains and custom else None

@@ -506,7 +506,7 @@ class TestFaults:
             ("training.selection.stps", 1, "unknown key training.selection.stps; did you mean 'steps'?"),
             ("space.chanels", 1, "unknown key space.chanels; did you mean 'channels'?"),
             ("space", {"name": "macro", "channels": 1}, "unknown key space.channels; valid keys: stages"),
-            ("search.executor.zzz", 1, "unknown key search.executor.zzz"),
+            ("search.executor.zzz", 1, "unknown key search.executor.zzz; valid keys: workers"),
             (
                 "evaluation.zzz",
                 1,

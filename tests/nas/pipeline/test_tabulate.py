@@ -98,16 +98,14 @@ def test_killed_at_random_moments(made, tiny_file, hardcell, tmp_path):
     assert rows_of(tmp_path / "t") == rows_of(made)
 
 
-@pytest.mark.ray
-def test_table_under_ray_is_the_same(made, tiny, tmp_path):
-    nas.tabulate(tiny("search.executor={name: ray, workers: 2}"), tmp_path / "t", architectures=3, seeds=2)
-    key = lambda row: (row["key"], row["seed"])  # noqa: E731
-    assert sorted(rows_of(tmp_path / "t"), key=key) == sorted(rows_of(made), key=key)
+@pytest.mark.parametrize("executor", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+def test_parallel_workers_give_the_same_table(executor, made, tiny, tmp_path):
+    nas.tabulate(tiny(f"search.executor={{name: {executor}, workers: 2}}"), tmp_path / "t", architectures=3, seeds=2)
 
+    def ordered(rows):
+        return sorted(rows, key=lambda row: (row["key"], row["seed"]))
 
-def test_child_processes_give_the_same_table(made, tiny, tmp_path):
-    nas.tabulate(tiny("search.isolate=true"), tmp_path / "t", architectures=3, seeds=2)
-    assert rows_of(tmp_path / "t") == rows_of(made)
+    assert ordered(rows_of(tmp_path / "t")) == ordered(rows_of(made))
 
 
 def test_search_on_the_table_returns_its_numbers(made, tiny, tmp_path):
