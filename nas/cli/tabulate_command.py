@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 @click.argument("config", required=False, type=click.Path(path_type=Path))
 @click.option("--architectures", type=click.IntRange(1), metavar="N", help="Number of architectures, drawn at random.")
 @click.option("--all", "everything", is_flag=True, help="All architectures of the space that differ.")
-@click.option(
-    "--seeds", type=click.IntRange(1), default=1, show_default=True, metavar="K", help="Trainings of each architecture."
-)
+@click.option("--seeds", type=click.IntRange(1, 1000), default=1, metavar="K", help="Trainings of each.  [default: 1]")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the table.  [default: tables/NAME]")
 @setting_options("executor", "workers", "address")
 def tabulate(

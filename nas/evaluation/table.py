@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
@@ -60,16 +62,23 @@ class TableLookup(Evaluator):
         return f"a table of {len(self.rows):,} measured architectures"
 
     @property
-    def error(self) -> str:
-        """Metric that stands for the adversarial error of an epoch: adversarial_error, or else the first objective."""
-        columns = _settings(self.config).columns
-        return "adversarial_error" if "adversarial_error" in columns else self.config.objective.minimise[0]
+    def _columns(self) -> Mapping[str, str]:
+        return _settings(self.config).columns
 
     @property
+    def error(self) -> str:
+        """Metric that stands for the adversarial error of an epoch.
+
+        It is adversarial_error, or else the first objective that needs training.
+        """
+        names = [name for name in self.config.objective.minimise if name not in CHEAP_METRICS]
+        return "adversarial_error" if "adversarial_error" in self._columns or not names else names[0]
+
+    @cached_property
     def epochs(self) -> int:
-        """Number of epochs after which the table has the error of trainings; 0 if it has none."""
+        """Number of epochs, from the first on, after which the table has the errors of trainings; 0 if it has none."""
         row = next(iter(self.rows.values()))[0]  # All rows have the same columns.
-        return sum(self.error in metrics for metrics in row.epochs)
+        return len(list(itertools.takewhile(lambda metrics: self.error in metrics, row.epochs)))
 
     @property
     def device(self) -> torch.device:
@@ -101,10 +110,14 @@ class TableLookup(Evaluator):
             return TrialResult(reason="the table does not hold this architecture")
         stopping, count = self.config.search.stopping, self.epochs
         rungs = stopping.rungs(count) if stopping is not None else {}
+        compared = [self.error, *(["clean_error"] if "clean_error" in self.config.objective.minimise else [])]
         for epoch, metrics in enumerate(row.epochs[:count], start=1):
+            empty = [name for name in compared if metrics.get(name) is None]
+            if empty and not rungs:
+                break  # Without early stopping, the epochs are not needed.
             error = metrics[self.error]
-            if error is None:
-                return TrialResult(reason=f"the table holds no {epoch_column(self.error, epoch)} for this architecture")
+            if empty or error is None:
+                return TrialResult(reason=f"the table holds no {epoch_column(empty[0], epoch)} for this architecture")
             yield EpochResult(
                 epoch,
                 count,
@@ -170,14 +183,13 @@ def _check_stopping(lookup: TableLookup, path: Path) -> None:
     stopping, error = lookup.config.search.stopping, lookup.error
     if stopping is None:
         return
-    column = _settings(lookup.config).columns.get(error, error)
     if not lookup.epochs:
         raise DataError(
-            f"{path}: has no columns {epoch_column(column, 1)}, {epoch_column(column, 2)} and so on with {error} after each "
-            "epoch, which search.stopping needs; set search.stopping to null"
+            f"{path}: has no {error} after each epoch, which search.stopping needs: columns that end in [1], [2] and so on, "
+            "for each column of its formula, as `hardcell tabulate` writes them; or set search.stopping to null"
         )
     if not stopping.rungs(lookup.epochs):
-        raise DataError(f"{path}: search.stopping has no rung in {lookup.epochs} epochs; lower search.stopping.first")
+        raise DataError(f"{path}: search.stopping has no rung in its {lookup.epochs} epochs; lower search.stopping.first")
 
 
 def _settings(config: Config) -> TableEvaluatorConfig:

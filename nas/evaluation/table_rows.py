@@ -85,10 +85,11 @@ def read_rows(path: Path, space: SearchSpace, columns: Mapping[str, str]) -> dic
             architecture = space.validate(architecture_of(cells))
         except (ValueError, KeyError) as error:
             raise DataError(f"{path}, line {number}: {error}") from error
+        metrics = _metrics(formulas, table, cells, path, number)
         row = TableRow(
-            metrics=_metrics(formulas, table, cells, path, number),
+            metrics=metrics,
             epochs=tuple(_metrics(at_epoch, table, cells, path, number) for at_epoch in at_epochs),
-            constant=cells.get(STATE) == INFEASIBLE,
+            constant=cells.get(STATE) == INFEASIBLE and all(value is None for value in metrics.values()),
         )
         trainings = rows.setdefault(tuple(architecture.values()), {})
         if trainings.setdefault(cells.get(SEED, ""), row) != row:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, final
 
@@ -17,17 +17,15 @@ from nas.data import Dataset, Split
 from nas.evaluation.base import Evaluator
 from nas.evaluation.train_and_attack import TrainAndAttack, validation_radii
 from nas.executors.base import Job, Precheck, TrialResult
-from nas.seeds import seed_of
 from nas.training.epoch import EpochMeasures
 from nas.training.train import train
 from search_spaces import SearchSpace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Callable, Generator
 
     from torch import Tensor, nn
 
-    from evaluators.attacks import Attack
     from nas.training.checkpoints import Checkpoint
     from nas.training.epoch import EpochResult
     from nas.training.network import Normalised
@@ -42,7 +40,7 @@ class TrainAndTabulate(Evaluator):
     """Trains an architecture as a search does, and measures it for a table.
 
     After each epoch, the errors of the averaged weights are measured under the selection attack. At the end, the errors of
-    the network with the weights of the best epoch are measured under the attacks of the search.
+    the network with the weights of the best epoch are measured under the attacks of the search, in the same way.
 
     Attributes:
         config: The settings of the run.
@@ -114,14 +112,13 @@ class TrainAndTabulate(Evaluator):
         attack, epsilon, images = self.config.training.selection, self.config.evaluation.epsilon, self._images()
         # With the seed of the training loop, the errors on validation images equal those that the loop measures.
         at_epsilon = radii(network, images.x, images.y, attack, [epsilon], seed=seed)
-        return self._both(self._errors, self._on_grid(network, images, {"selection": attack}, at_epsilon, seed))
+        return self._both(self._errors, self._on_grid(network, images, at_epsilon, seed))
 
     def _final(self, network: Normalised, seed: int) -> dict[str, float]:
         """Returns the errors of a trained network on both splits, and its power laws where they can be fitted."""
-        evaluation, images = self.config.evaluation, self._images()
-        at_epsilon, fooled = validation_radii(network, images, replace(evaluation, epsilons=None), seed)
-        attacks = evaluation.attacks_in(evaluation.norm)
-        on_grid = self._on_grid(network, images, attacks, torch.from_numpy(at_epsilon), seed)
+        images = self._images()
+        measured, fooled = validation_radii(network, images, self.config.evaluation, seed)
+        on_grid = torch.from_numpy(measured)
         # With attacks in several norms, the adversarial error counts all of them.
         error = self._both(lambda part: {"adversarial_error": float(part.double().mean())}, torch.from_numpy(fooled))
         return self._both(self._errors, on_grid) | error | self._both(self._law, on_grid)
@@ -139,31 +136,27 @@ class TrainAndTabulate(Evaluator):
             return {}
         return {"power_law_exponent": law.exponent, "power_law_prefactor": law.prefactor}
 
-    def _on_grid(
-        self, network: nn.Module, split: Split, attacks: Mapping[str, Attack], at_epsilon: Tensor, seed: int
-    ) -> Tensor:
-        """Returns radii on the grid of the evaluation, (N,), from radii at its epsilon.
+    def _on_grid(self, network: nn.Module, images: Split, at_epsilon: Tensor, seed: int) -> Tensor:
+        """Returns radii under the selection attack on the grid of the evaluation, (N,), from radii at its epsilon.
 
-        Images that are fooled at epsilon are attacked at the smaller epsilons, and the others at the larger ones. An attack
-        that fails at epsilon is thus taken to fail below it, which saves about half of the work.
+        Images that are fooled at epsilon are attacked at the smaller epsilons, and the others at the larger ones. The attack
+        is thus taken to fail below an epsilon at which it fails, which saves about half of the work.
 
         Args:
             network: The network.
-            split: The images.
-            attacks: Attacks by name.
+            images: The images.
             at_epsilon: Radius of each image, (N,): 0, epsilon, or infinity.
-            seed: Seed of the attacks.
+            seed: Seed of the attack.
         """
-        epsilon, grid = self.config.evaluation.epsilon, self.config.evaluation.grid()
+        attack, epsilon, grid = self.config.training.selection, self.config.evaluation.epsilon, self.config.evaluation.grid()
         smaller, larger = [e for e in grid if e < epsilon], [e for e in grid if e > epsilon]
         result = at_epsilon.clone()
-        with prepare(network, split.x, split.y, attempts=len(grid)) as prepared:
+        with prepare(network, images.x, images.y, attempts=len(grid)) as prepared:
             for part, wanted in ((smaller, at_epsilon.isfinite()), (larger, at_epsilon.isinf())):
-                # An image with a known radius of 0 is not attacked.
-                known = torch.where(wanted, at_epsilon, 0.0)
-                for name, attack in attacks.items() if part else ():
-                    known = measure(prepared, attack, part, seed=seed_of(seed, name), known=known)
-                result = torch.where(wanted, known, result)
+                if part:
+                    # An image with a known radius of 0 is not attacked.
+                    known = measure(prepared, attack, part, seed=seed, known=torch.where(wanted, at_epsilon, 0.0))
+                    result = torch.where(wanted, known, result)
         return result
 
     def _errors(self, on_grid: Tensor) -> dict[str, float]:

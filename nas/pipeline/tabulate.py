@@ -24,7 +24,7 @@ from nas.tables.card import write_card
 from nas.tables.folder import TableFolder, is_table, open_folder, read_plan
 from nas.tables.measurements import Measurement, append_measurement, read_measurements
 from nas.tables.plan import TablePlan, planned_architectures, planned_jobs, seed_number
-from nas.tables.write import RESERVED, write_table
+from nas.tables.write import is_reserved, write_table
 from nas.training.checkpoints import trial_file
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def tabulate(
     """Trains and measures architectures of a search space, and returns the path of the table, a gzipped CSV file.
 
     Each is trained as in a search with this config, but without objective, constraints and early stopping. Given again for
-    the same folder, the function measures what is missing, also for more architectures or seeds.
+    the same folder, the function measures what is missing or has failed, also for more architectures or seeds.
 
     Args:
         config: Settings of data, space, training, evaluation and executor. The errors are measured at all its epsilons.
@@ -86,13 +86,13 @@ def tabulate_events(
         HardcellError: as for `tabulate`.
         ValueError: architectures or seeds is out of range.
     """
-    plan, path = TablePlan(architectures, seeds), Path(folder)
+    plan, path = TablePlan(architectures, seeds), Path(folder).expanduser().resolve()
     config = replace(
         config,
         objective=replace(config.objective, minimise=("adversarial_error",), constraints={}),
         search=replace(config.search, stopping=None, first=()),
     )
-    if is_table(path) and config.training.precision == "auto":
+    if TableFolder(path).run.config.exists() and is_table(path) and config.training.precision == "auto":
         # The precision was chosen when the table began.
         began = load_config(TableFolder(path).run.config, build_space=False)
         config = replace(config, training=replace(config.training, precision=began.training.precision))
@@ -100,7 +100,7 @@ def tabulate_events(
     if not isinstance(evaluate, TrainAndAttack):
         raise RunError("a table is made by training, so evaluator must be train")
     space = evaluate.space
-    if taken := [name for name in space.choices if name in RESERVED]:
+    if taken := [name for name in space.choices if is_reserved(name)]:
         raise RunError(f"space {space.name}: its choice {taken[0]!r} has the name of another column of a table; rename it")
     planned = planned_architectures(space, plan, config.seed)
     with ExitStack() as stack:
@@ -110,8 +110,8 @@ def tabulate_events(
             _check_same_networks(path, evaluate, checks)
         config = with_faster_precision(evaluate).config
         tabulator = TrainAndTabulate(config, space, evaluate.data, open_test(config.data))
+        check_same_images(TableFolder(path).run, tabulator)
         table = open_folder(path, config, plan)
-        check_same_images(table.run, tabulator)
         return _events(table, tabulator, planned, plan, stack.pop_all())
 
 
@@ -134,14 +134,18 @@ def resume_table_events(folder: Path | str, overrides: Sequence[str] = ()) -> It
 def _events(
     table: TableFolder, evaluate: TrainAndTabulate, planned: list[Architecture], plan: TablePlan, started: ExitStack
 ) -> Iterator[TableEvent]:
-    """Runs the jobs that a table lacks and yields their events. The table is written at the end, and when it is stopped."""
+    """Runs the jobs that a table lacks or that failed before, and yields their events.
+
+    Table and card are written at the end, and when the generator is closed or raises an error.
+    """
     config, space, logger = evaluate.config, evaluate.space, logging.getLogger("hardcell")
     with started, locked(table.run):
-        write_environment(table.run, environment(evaluate.device), evaluate.hashes)
-        measured = read_measurements(table.measurements)
-        ended = {(m.key, m.seed) for m in measured}
+        measured = {(m.key, m.seed): m for m in read_measurements(table.measurements)}
+        ended = {place for place, m in measured.items() if m.state != "failed"}
         jobs = list(planned_jobs(space, planned, plan, config.seed))
         missing = [job for job in jobs if (space.key(job.architecture), seed_number(job)) not in ended]
+        if missing:
+            write_environment(table.run, environment(evaluate.device), evaluate.hashes)
         finished = len(jobs) - len(missing)
         yield TableStarted(table.path, len(jobs), finished, len(planned), evaluate.source)
         known: dict[int, Precheck] = {}
@@ -153,7 +157,7 @@ def _events(
                 elif isinstance(event, TrialResult):
                     measurement = _measurement(evaluate, job, known.pop(job.number, None), event)
                     append_measurement(table.measurements, measurement)
-                    measured.append(measurement)
+                    measured[measurement.key, measurement.seed] = measurement
                     trial_file(table.path, job.number).unlink(missing_ok=True)
                     finished += 1
                     logger.info(
@@ -161,12 +165,14 @@ def _events(
                     )
                     yield MeasurementFinished(measurement, finished, len(jobs))
         finally:
-            if measured:
-                write_table(table.table, measured)
-        if not any(m.state == "complete" for m in measured):
-            reason = measured[-1].reason
-            raise SearchFailedError(f"none of the {len(measured)} architectures could be measured: {reason}")
-        write_card(table, config, measured)
+            rows = list(measured.values())
+            if rows:
+                write_table(table.table, rows, [space.key(architecture) for architecture in planned])
+            if any(m.state == "complete" for m in rows):
+                write_card(table, config, rows)
+        if not any(m.state == "complete" for m in rows):
+            reason = rows[-1].reason
+            raise SearchFailedError(f"none of {len(rows)} trainings could be measured: {reason}; a resume tries them again")
         yield TableFinished(table.table, table.card, len(measured))
 
 
@@ -176,7 +182,7 @@ def _check_same_networks(path: Path, evaluate: TrainAndAttack, checks: Prechecks
     Raises:
         RunError: the space has other choices or builds other networks.
     """
-    measured = read_measurements(TableFolder(path.expanduser().resolve()).measurements)
+    measured = read_measurements(TableFolder(path).measurements)
     for m in [m for m in measured if m.state == "complete"][:COMPARED]:
         try:
             change = (

@@ -59,13 +59,14 @@ def card_text(config: Config, environment: dict[str, Any], measurements: Sequenc
 
 {len(measurements):,} trainings of {len({m.key for m in measurements}):,} architectures that differ. {several:,} of these
 architectures have several seeds. {states["complete"]:,} trainings are complete, {states["infeasible"]:,} networks have no
-path from the image to the logits, and {states["failed"]:,} trainings failed. The architectures are in random order, so the
-first rows are a random sample.
+path from the image to the logits, and {states["failed"]:,} trainings failed. The architectures are in the order of random
+draws from all architectures of the space, so one with many equivalent forms tends to come early.
 
 Errors are shares of images, at the epsilons {epsilons} in {config.norm}; `{ERROR}` without a number is at
 {config.evaluation.epsilon:g}. Columns with `[E]` are errors after epoch E, of the averaged weights if `training.average` is
-true, under the attack `training.selection`. Columns without it are errors of the trained network, under the attacks of
-`evaluation`. Columns with `{TEST}` are of the test split, all others of the validation split.
+true, under the attack `training.selection`; if it fails at {config.evaluation.epsilon:g}, it counts as failed below. Columns
+without it are errors of the trained network, under the attacks of `evaluation`, measured as in a search. Columns with
+`{TEST}` are of the test split, all others of the validation split.
 
 ## How far the numbers can be trusted
 
@@ -73,7 +74,7 @@ true, under the attack `training.selection`. Columns without it are errors of th
 
 ## How they were made
 
-{hours:.1f} hours of measurement in all, and {seconds:.1f} s a row (median). Processor: {environment["processor"]}; device:
+{hours:.1f} hours of measurement in all, and {seconds:.1f} s a row (median). Last on: {environment["processor"]}; device:
 {environment["device"]}; CPU threads of each training: {environment["threads"]}. Python {environment["python"]},
 {versions}.
 Hashes of the images: {hashes}. Seed {config.seed}.

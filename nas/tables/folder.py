@@ -18,7 +18,8 @@ from nas.tables.plan import TablePlan
 if TYPE_CHECKING:
     from nas.config.schema import Config
 
-# Settings that cannot change the numbers of a table. `data.path` may change, because the images are compared by hash.
+# Settings that may change while a table is made. Device and threads change numbers only by rounding. `data.path` may
+# change, because the images are compared by hash.
 _FREE = (
     "device",
     "threads",
@@ -68,7 +69,8 @@ class TableFolder:
 
 def is_table(path: Path) -> bool:
     """Returns whether a folder is that of a table."""
-    return TableFolder(path).plan.exists()
+    folder = TableFolder(path)
+    return folder.plan.exists() or folder.measurements.exists()
 
 
 def open_folder(path: Path, config: Config, plan: TablePlan) -> TableFolder:
@@ -78,7 +80,7 @@ def open_folder(path: Path, config: Config, plan: TablePlan) -> TableFolder:
         RunError: the folder holds other files, its file system has no locks, or the table began with other settings.
     """
     folder = TableFolder(path.expanduser().resolve())
-    if is_table(folder.path):
+    if is_table(folder.path) and folder.run.config.exists():
         began = load_config(folder.run.config, build_space=False)
         changes = [key for key in changed_settings(as_data(began), config) if not _is_free(key)]
         if changes:
@@ -86,12 +88,15 @@ def open_folder(path: Path, config: Config, plan: TablePlan) -> TableFolder:
                 f"{path}: the table began with other settings ({', '.join(changes)}), and all of its rows must share them; "
                 "undo the changes, or choose another folder"
             )
-    elif folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+    elif folder.measurements.exists():
+        raise RunError(f"{folder.run.config}: missing, so the settings of the rows are unknown; restore it")
+    elif not is_table(folder.path) and not _is_unused(folder.path):
         raise RunError(f"{path}: must be a new or empty folder, or that of a table")
     folder.path.mkdir(parents=True, exist_ok=True)
     with locked(folder.run):
-        write_config(folder.run, config)
+        # The plan comes first, because it marks the folder as that of a table.
         write_atomic(folder.plan, json.dumps(asdict(plan)) + "\n")
+        write_config(folder.run, config)
     return folder
 
 
@@ -105,6 +110,11 @@ def read_plan(folder: TableFolder) -> TablePlan:
         return TablePlan(**read_json(folder.plan))
     except (OSError, ValueError, TypeError) as error:
         raise RunError(f"{folder.plan}: damaged ({error}); give the command `hardcell tabulate` again") from error
+
+
+def _is_unused(path: Path) -> bool:
+    """Returns whether a folder is missing, empty, or holds only a lock."""
+    return not path.exists() or (path.is_dir() and all(file.name == ".lock" for file in path.iterdir()))
 
 
 def _is_free(key: str) -> bool:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # Significant digits of the numbers. Errors are shares of at most thousands of images.
 DIGITS = 6
+# Numbers of every complete measurement.
+REQUIRED = ("parameters", "macs", "clean_error", "adversarial_error", "test_clean_error", "test_adversarial_error")
 
 
 @final
@@ -31,8 +33,9 @@ class Measurement:
         architecture: The canonical architecture.
         state: complete, infeasible (no path from the image to the logits), or failed.
         reason: Reason why it is not complete; '' otherwise.
-        seconds: Wall time of the training and of all measurements, in seconds.
-        training_seconds: Wall time of the training alone, in seconds.
+        seconds: Wall time of the training and of all measurements since the last start, in seconds. A killed training starts
+            again from its last checkpoint.
+        training_seconds: Wall time of all epochs without the measurements, in seconds.
         metrics: Parameters, macs and the final numbers, by name.
         epochs: Numbers measured after each epoch, by name, from the first epoch on.
     """
@@ -84,9 +87,31 @@ class Measurement:
         try:
             content = json.loads(line)
             content["epochs"] = tuple(content["epochs"])
-            return cls(**content)
+            measurement = cls(**content)
         except (TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"is not a measurement: {error}") from error
+        measurement._check()
+        return measurement
+
+    def _check(self) -> None:
+        """Checks the types of the values, because others may have written the file.
+
+        Raises:
+            ValueError: a value has a wrong type, or a complete row lacks its errors.
+        """
+        types = {"key": str, "seed": int, "architecture": dict, "state": str, "reason": str, "metrics": dict}
+        wrong = [name for name, kind in types.items() if not isinstance(getattr(self, name), kind)]
+        if not wrong:
+            wrong += ["metrics"] * (not _are_numbers(self.metrics))
+            wrong += ["epochs"] * (not all(_are_numbers(epoch) for epoch in self.epochs))
+            wrong += [name for name in REQUIRED if self.state == "complete" and name not in self.metrics]
+            wrong += ["seconds"] * (not _are_numbers({"all": self.seconds, "training": self.training_seconds}))
+        if wrong:
+            raise ValueError(f"is not a measurement: {wrong[0]}")
+
+
+def _are_numbers(values: object) -> bool:
+    return isinstance(values, dict) and all(isinstance(value, int | float) for value in values.values())
 
 
 def _rounded(value: float) -> float:
@@ -97,7 +122,8 @@ def _rounded(value: float) -> float:
 def read_measurements(path: Path) -> list[Measurement]:
     """Returns the measurements of a file, in the order in which they ended; [] if the file does not exist.
 
-    A last line without its end, which a killed process may have left, is ignored.
+    If a training was measured several times, because it failed before, the last time counts. A last line without its end,
+    which a killed process may have left, is ignored.
 
     Raises:
         RunError: the file cannot be read, or another line is damaged.
@@ -109,15 +135,16 @@ def read_measurements(path: Path) -> list[Measurement]:
         return []
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: {error}") from error
-    measurements = []
+    measurements: dict[tuple[str, int], Measurement] = {}
     for number, line in enumerate(lines, start=1):
         try:
-            measurements.append(Measurement.read(line))
+            measurement = Measurement.read(line)
         except ValueError as error:
             raise RunError(
                 f"{path}, line {number}: damaged ({error}); without this line, the row is measured again"
             ) from error
-    return measurements
+        measurements[measurement.key, measurement.seed] = measurement
+    return list(measurements.values())
 
 
 def append_measurement(path: Path, measurement: Measurement) -> None:

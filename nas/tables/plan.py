@@ -32,6 +32,7 @@ class TablePlan:
         seeds: Number of trainings of each architecture, with different seeds.
 
     Raises:
+        TypeError: a number is not an int.
         ValueError: a number is below 1, or there are more than 1000 seeds.
     """
 
@@ -39,6 +40,9 @@ class TablePlan:
     seeds: int = 1
 
     def __post_init__(self) -> None:
+        for name, value in (("architectures", self.architectures), ("seeds", self.seeds)):
+            if value is not None and not isinstance(value, int):
+                raise TypeError(f"{name} must be a whole number, got {value!r}")
         if self.architectures is not None and self.architectures < 1:
             raise ValueError(f"architectures must be at least 1, got {self.architectures}")
         if not 1 <= self.seeds <= MOST_SEEDS:

@@ -7,7 +7,9 @@ import gzip
 import io
 from typing import TYPE_CHECKING
 
+from nas.config.metrics import is_metric
 from nas.evaluation.table_rows import epoch_column
+from nas.evaluation.train_and_tabulate import TEST
 from nas.files import write_atomic
 
 if TYPE_CHECKING:
@@ -17,11 +19,16 @@ if TYPE_CHECKING:
     from nas.tables.measurements import Measurement
 
 
-# Names of columns that are neither choices nor numbers.
-RESERVED = ("key", "seed", "state", "reason", "seconds", "training_seconds")
+# Names of columns that are neither choices nor numbers, and of a column that stands for all choices of cell201.
+RESERVED = ("key", "seed", "state", "reason", "seconds", "training_seconds", "arch")
 
 
-def write_table(path: Path, measurements: Sequence[Measurement]) -> None:
+def is_reserved(name: str) -> bool:
+    """Returns whether a table uses a name for another column than a choice."""
+    return name in RESERVED or is_metric(name) or name.startswith((TEST, "power_law_"))
+
+
+def write_table(path: Path, measurements: Sequence[Measurement], keys: Sequence[str] = ()) -> None:
     """Writes measurements as a table. Numbers that a row lacks are empty cells.
 
     The columns are key, seed, one for each choice, state, reason, seconds, training_seconds, the final numbers, and the
@@ -30,8 +37,9 @@ def write_table(path: Path, measurements: Sequence[Measurement]) -> None:
     Args:
         path: The file, with a name that ends in .csv.gz. Equal measurements give equal bytes, apart from the seconds.
         measurements: At least one measurement.
+        keys: Keys of architectures in the order of their rows. Other architectures follow in the order of the measurements.
     """
-    position = {m.key: number for number, m in reversed(list(enumerate(measurements)))}
+    position = {key: number for number, key in enumerate(dict.fromkeys([*keys, *(m.key for m in measurements)]))}
     ordered = sorted(measurements, key=lambda m: (position[m.key], m.seed))
     choices = list(ordered[0].architecture)
     numbers = [_numbers(m) for m in ordered]

@@ -29,7 +29,7 @@ from nas.pareto import hypervolume_history
 from nas.pipeline.controller import Controller
 from nas.pipeline.events import TrialFinished
 from nas.plots.style import COLOURS, STYLE, new_figure
-from nas.samplers import SAMPLERS, StudySampler
+from nas.samplers import SAMPLERS, Sampler, StudySampler, Surrogate
 from nas.spaces.options import open_space
 from nas.study.storage import silence_optuna
 
@@ -97,10 +97,16 @@ def open_task(task: Task) -> TableLookup:
     return evaluate
 
 
+def open_sampler(name: str) -> Sampler:
+    """Returns a sampler with its default settings, or the surrogate with another start for a name such as surrogate:20."""
+    name, _, start = name.partition(":")
+    return replace(Surrogate(), start=int(start)) if start else SAMPLERS[name]()
+
+
 def search(evaluate: TableLookup, sampler: str, seed: int, trials: int, keys: dict) -> tuple[list[list[float]], float]:
     """Returns [number, value, ...] for each feasible trial, and the mean seconds per trial."""
     config = evaluate.config
-    config = replace(config, seed=seed, search=replace(config.search, trials=trials, sampler=SAMPLERS[sampler]()))
+    config = replace(config, seed=seed, search=replace(config.search, trials=trials, sampler=open_sampler(sampler)))
     evaluate = replace(evaluate, config=config)
     storage = optuna.storages.InMemoryStorage()
     settings = config.search
@@ -150,7 +156,7 @@ def summarise(folder: Path, name: str, task: Task, rows: list[dict], worst: list
     lines += ["| --- | --- | " + " | ".join("---" for _ in marks) + " | --- |"]
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(7.0, 4.2)
-        for colour, sampler in zip(COLOURS, [s for s in SAMPLERS if s in curves], strict=False):
+        for colour, sampler in zip(COLOURS, curves, strict=False):
             table = np.array([curve for curve in curves[sampler] if len(curve) == trials])
             if not len(table):
                 continue
@@ -180,7 +186,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tasks", nargs="+", default=[*TASKS], choices=[*TASKS])
-    parser.add_argument("--samplers", nargs="+", default=[*SAMPLERS], choices=[*SAMPLERS])
+    parser.add_argument("--samplers", nargs="+", default=[*SAMPLERS], help="names, or surrogate:START")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--trials", type=int, default=250)
     options = parser.parse_args()

@@ -418,7 +418,10 @@ class TestTrainings:
         assert [event.constant for event in events] == [True]
         assert result.infeasible == "no path leads from the image to the logits"
 
-    def test_training_without_all_epochs_fails(self, table):
+    def test_training_without_all_epochs_fails_under_early_stopping(self, table):
+        stopping = Halving(first=0.5, reduction=3)
+        config = replace(table.config, search=replace(table.config.search, stopping=stopping))
+        table = replace(table, config=config)
         assert self.run(table, 4, 0)[1].reason == "the table holds no adversarial_error[2] for this architecture"
 
     def test_same_seed_twice_is_refused(self, opened):
@@ -436,7 +439,7 @@ class TestTrainings:
             "objective": {"constraints": {}},
             "search": {"trials": 12, "stopping": {"first": 0.5, "reduction": 3}},
         }
-        with pytest.raises(DataError, match=r"t\.csv: search\.stopping has no rung in 1 epochs; lower"):
+        with pytest.raises(DataError, match=r"t\.csv: search\.stopping has no rung in its 1 epochs; lower"):
             search_events(nas.parse_config(settings), tmp_path / "few")
         rows = [f"{row},{row.rpartition(',')[2]}" for row in rows]
         (tmp_path / "t.csv").write_text("\n".join(["width,rate,order,adv,adv[1],adv[2]", *rows]), encoding="utf-8")
@@ -453,11 +456,24 @@ class TestTrainings:
         config = replace(config, search=replace(config.search, stopping=Halving()))
         with pytest.raises(DataError) as caught:
             search_events(config, tmp_path / "run")
-        column = "1 - acc / 100"
         assert str(caught.value) == (
-            f"{tmp_path / 'table.csv'}: has no columns {column}[1], {column}[2] and so on with adversarial_error after each "
-            "epoch, which search.stopping needs; set search.stopping to null"
+            f"{tmp_path / 'table.csv'}: has no adversarial_error after each epoch, which search.stopping needs: columns "
+            "that end in [1], [2] and so on, for each column of its formula, as `hardcell tabulate` writes them; or set "
+            "search.stopping to null"
         )
+
+    def test_missing_epochs_do_not_matter_without_early_stopping(self, opened):
+        gap = opened("width,rate,order,adv,adv[1],adv[3],acc,acc[1],acc[2]\n2,0.5,ab,0.25,0.75,0.5,90,80,70\n", ERRORS)
+        events, result = self.run(gap, 2, 0)
+        assert (len(events), result.reason, gap.epochs) == (2, None, 1)
+        hole = opened("width,rate,order,adv,adv[1],adv[2]\n2,0.5,ab,0.25,0.75,\n", {"adversarial_error": "adv"})
+        events, result = self.run(hole, 2, 0)
+        assert (len(events), result.metrics) == (2, {"adversarial_error": 0.25})
+
+    def test_first_objective_that_needs_training_is_compared(self, opened):
+        table = opened("width,rate,order,adv,adv[1]\n2,0.5,ab,0.25,0.75\n", {"robust": "adv"}, objective=["macs", "robust"])
+        (_, epoch), _ = self.run(table, 2, 0)
+        assert (table.error, epoch.adversarial_error) == ("robust", 0.75)
 
 
 class TestSettings:

@@ -29,7 +29,10 @@ def run(evaluate, job):
 
 @pytest.fixture(scope="module")
 def searched(tiny):
-    return prepare(tiny("evaluation.epsilons=[0.02, 0.05, 0.1, 0.2]", "training.epochs=5", "training.selection_from=0"))
+    minimise = "objective.minimise=[adversarial_error, adversarial_error@0.02, adversarial_error@0.1, adversarial_error@0.2]"
+    return prepare(
+        tiny(minimise, "evaluation.epsilons=[0.02, 0.05, 0.1, 0.2]", "training.epochs=5", "training.selection_from=0")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +55,7 @@ def test_training_and_errors_are_those_of_a_search(searched, tabulated, job):
     epochs, result = run(searched, job)
     assert result.reason is None
     assert [(e.loss, e.adversarial_error) for e in epochs] == [(e.loss, e.adversarial_error) for e in tabulated[0]]
-    for name in ("clean_error", "adversarial_error"):
+    for name in NAMES:
         assert tabulated[1].metrics[name] == result.metrics[name]
 
 

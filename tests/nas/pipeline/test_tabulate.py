@@ -3,6 +3,8 @@
 import csv
 import gzip
 import random
+import re
+import shutil
 import subprocess
 from contextlib import suppress
 
@@ -81,12 +83,13 @@ def test_closed_events_leave_the_table_so_far(made, tiny, tmp_path):
     assert rows_of(tmp_path / "t") == rows_of(made)
 
 
-def test_killed_at_random_moments(made, tiny_file, hardcell, tmp_path):
+def test_killed_trainings_are_kept_and_resumed(made, tiny_file, hardcell, tmp_path):
     moment = random.Random(3)
     arguments = ("tabulate", tiny_file, "--architectures", 3, "--seeds", 2, "--out", tmp_path / "t")
-    for _ in range(3):
+    for row in (1, 3):
         process = hardcell(*arguments, "--set", "search.checkpoint_seconds=0")
-        process.stdout.readline()
+        while not process.stdout.readline().startswith(f"{row}/6"):
+            assert process.poll() is None
         with suppress(subprocess.TimeoutExpired):
             process.communicate(timeout=moment.uniform(0, 1))
         process.kill()
@@ -94,6 +97,7 @@ def test_killed_at_random_moments(made, tiny_file, hardcell, tmp_path):
     process = hardcell("resume", tmp_path / "t")
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
+    assert int(re.search(r"6 trainings of 3 architectures, (\d) of them measured already", out)[1]) >= 3
     assert f"table: {tmp_path / 't' / 'table.csv.gz'}, 6 rows" in out
     assert rows_of(tmp_path / "t") == rows_of(made)
 
@@ -102,10 +106,7 @@ def test_killed_at_random_moments(made, tiny_file, hardcell, tmp_path):
 def test_parallel_workers_give_the_same_table(executor, made, tiny, tmp_path):
     nas.tabulate(tiny(f"search.executor={{name: {executor}, workers: 2}}"), tmp_path / "t", architectures=3, seeds=2)
 
-    def ordered(rows):
-        return sorted(rows, key=lambda row: (row["key"], row["seed"]))
-
-    assert ordered(rows_of(tmp_path / "t")) == ordered(rows_of(made))
+    assert rows_of(tmp_path / "t") == rows_of(made)  # Also in the same order.
 
 
 def test_search_on_the_table_returns_its_numbers(made, tiny, tmp_path):
@@ -144,11 +145,19 @@ class TestFailures:
             }
             assert row["reason"] == reason[row["kind"]]
             assert bool(row["adversarial_error"]) == (row["kind"] == "works")
-        # They are not measured again.
-        assert numbers(resume_table_events(folder)) == (0, 12)
+        # Only those that failed are tried again.
+        assert numbers(resume_table_events(folder)) == (4, 8)
+        assert len(rows_of(folder)) == 12
+
+    def test_failed_training_is_repeated_by_a_resume(self, tiny, tmp_path):
+        message = r"^none of 2 trainings could be measured: took longer than search\.time_limit, 0\.01 s; a resume tries"
+        with pytest.raises(SearchFailedError, match=message):
+            nas.tabulate(tiny("search.time_limit=0.01"), tmp_path / "t", architectures=2)
+        assert numbers(resume_table_events(tmp_path / "t", ["search.time_limit=600"])) == (2, 0)
+        assert [row["state"] for row in rows_of(tmp_path / "t")] == ["complete"] * 2
 
     def test_table_without_a_complete_row_is_a_failure(self, custom_space, tmp_path):
-        message = "^none of the 4 architectures could be measured: RuntimeError: broken in training$"
+        message = "^none of 4 trainings could be measured: RuntimeError: broken in training; a resume tries them again$"
         with pytest.raises(SearchFailedError, match=message):
             nas.tabulate(custom_space("raises in training"), tmp_path / "t")
         assert len(rows_of(tmp_path / "t")) == 4
@@ -161,16 +170,33 @@ class TestRefusals:
             nas.tabulate(tiny("training.epochs=3", "evaluation.epsilon=0.1"), made, architectures=3)
         assert nas.load_config(made / "config.yaml").training.epochs == 2
 
-    def test_free_settings_may_differ(self, made, tiny):
+    def test_free_settings_may_differ(self, made, tiny, tmp_path):
+        shutil.copytree(made, tmp_path / "t")
         config = tiny("objective.minimise=[clean_error]", "search.trials=99", "search.time_limit=1000", "threads=2")
-        assert numbers(tabulate_events(config, made, architectures=3, seeds=2)) == (0, 6)
+        assert numbers(tabulate_events(config, tmp_path / "t", architectures=3, seeds=2)) == (0, 6)
 
     def test_other_images(self, tiny, tmp_path):
         nas.tabulate(tiny(), tmp_path / "t", architectures=1)
         environment = TableFolder(tmp_path / "t").run.environment
         environment.write_text(environment.read_text().replace('"test": "', '"test": "0'))
         with pytest.raises(RunError, match=r"t: the test images have changed since the run began; start a new run$"):
-            nas.tabulate(tiny(), tmp_path / "t", architectures=1)
+            nas.tabulate(tiny("threads=2"), tmp_path / "t", architectures=9)
+        # Nothing is written before.
+        assert "9" not in TableFolder(tmp_path / "t").plan.read_text()
+        assert nas.load_config(tmp_path / "t" / "config.yaml").threads == 1
+
+    def test_missing_files(self, made, tiny, tmp_path):
+        folder = tmp_path / "t"
+        shutil.copytree(made, folder)
+        (folder / "plan.json").unlink()
+        assert numbers(tabulate_events(tiny(), folder, architectures=3, seeds=2)) == (0, 6)
+        (folder / "config.yaml").unlink()
+        with pytest.raises(RunError, match=r"config\.yaml: missing, so the settings of the rows are unknown; restore it$"):
+            nas.tabulate(tiny(), folder, architectures=3)
+
+    def test_folder_with_a_lock_only(self, tiny, tmp_path):
+        (tmp_path / ".lock").touch()
+        assert numbers(tabulate_events(tiny(), tmp_path, architectures=1)) == (1, 0)
 
     @pytest.mark.parametrize(
         ("old", "new", "message"),
@@ -241,8 +267,10 @@ class TestCommand:
         assert (code, err) == (2, "hardcell: give either --architectures N or --all\n")
         assert not (tmp_path / "t").exists()
 
-    @pytest.mark.parametrize("options", [("--architectures", "0"), ("--seeds", "0"), ("--architectures", "ten")])
-    def test_invalid_numbers(self, options, tiny_file, cli):
-        code, _, err = cli("tabulate", tiny_file, *options)
+    @pytest.mark.parametrize(
+        "options", [("--architectures", "0"), ("--seeds", "0"), ("--seeds", "1001"), ("--architectures", "ten")]
+    )
+    def test_invalid_numbers(self, option, tiny_file, cli):
+        code, _, err = cli("tabulate", tiny_file, option)
         assert code == 2
         assert "Invalid value for" in err

@@ -1,7 +1,7 @@
 """Measurements of a table, and the file that they are appended to."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
@@ -13,11 +13,12 @@ from nas.tables.measurements import Measurement, append_measurement, read_measur
 
 ARCHITECTURE = {"width": 4, "rate": None, "kind": "a,b", "on": True}
 KNOWN = Precheck({"parameters": 12.0, "macs": 30.0}, constant=False)
+ERRORS = {"clean_error": 2 / 3, "adversarial_error": 0.75, "test_clean_error": 0.5, "test_adversarial_error": 0.875}
 EPOCHS = tuple(
     EpochResult(n, 2, 0.5, 0.1, 0.2, seconds=1.25, measured={"clean_error": n / 3, "adversarial_error": 1 / n})
     for n in (1, 2)
 )
-COMPLETE = Measurement.of("abc", 1, ARCHITECTURE, KNOWN, TrialResult({"clean_error": 2 / 3}, seconds=4.5, epochs=EPOCHS))
+COMPLETE = Measurement.of("abc", 1, ARCHITECTURE, KNOWN, TrialResult(ERRORS, seconds=4.5, epochs=EPOCHS))
 
 
 def test_result_becomes_a_measurement():
@@ -30,7 +31,7 @@ def test_result_becomes_a_measurement():
             reason="",
             seconds=4.5,
             training_seconds=2.5,
-            metrics={"parameters": 12.0, "macs": 30.0, "clean_error": 0.666667},
+            metrics={"parameters": 12.0, "macs": 30.0, **ERRORS, "clean_error": 0.666667},
             epochs=(
                 {"clean_error": 0.333333, "adversarial_error": 1.0},
                 {"clean_error": 0.666667, "adversarial_error": 0.5},
@@ -53,6 +54,13 @@ def test_what_is_appended_is_read(tmp_path):
     assert read_measurements(path) == measurements
 
 
+def test_last_measurement_of_a_training_counts(tmp_path):
+    failed = replace(COMPLETE, state="failed", reason="out of memory", metrics={}, epochs=())
+    for measurement in (failed, replace(COMPLETE, seed=2), COMPLETE):
+        append_measurement(tmp_path / "m.jsonl", measurement)
+    assert read_measurements(tmp_path / "m.jsonl") == [COMPLETE, replace(COMPLETE, seed=2)]
+
+
 @given(cut=st.integers(1, 400))
 def test_torn_last_line_costs_only_itself(tmp_path_factory, cut):
     path = tmp_path_factory.mktemp("torn") / "m.jsonl"
@@ -66,7 +74,19 @@ def test_torn_last_line_costs_only_itself(tmp_path_factory, cut):
     assert [m.seed for m in read_measurements(path)] == [0, 1, 7]
 
 
-@pytest.mark.parametrize("line", ["{", "[]", "{}", "3", json.dumps({"epochs": 3}), '{"epochs": [], "more": 1}'])
+def line_of(**changes):
+    return json.dumps({**asdict(COMPLETE), **changes})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{", "[]", "{}", "3", json.dumps({"epochs": 3}), '{"epochs": [], "more": 1}', line_of(metrics=None),
+        line_of(metrics={**COMPLETE.metrics, "clean_error": "x"}), line_of(metrics={"clean_error": 0.1}),
+        line_of(architecture=[]), line_of(epochs=[3]), line_of(epochs=[{"clean_error": None}]), line_of(seed="0"),
+        line_of(seconds="1"),
+    ],
+)  # fmt: skip
 def test_damaged_line_is_named(tmp_path, line):
     path = tmp_path / "m.jsonl"
     append_measurement(path, COMPLETE)

@@ -80,6 +80,12 @@ def test_numbers_out_of_range_are_refused(architectures, seeds, message):
         TablePlan(architectures, seeds)
 
 
+@pytest.mark.parametrize(("architectures", "seeds"), [(2.5, 1), ("3", 1), (3, 1.5)])
+def test_numbers_must_be_whole(architectures, seeds):
+    with pytest.raises(TypeError, match="must be a whole number, got "):
+        TablePlan(architectures, seeds)
+
+
 def test_jobs_do_not_depend_on_the_length_of_the_plan():
     def jobs(count, seeds):
         plan = TablePlan(count, seeds)

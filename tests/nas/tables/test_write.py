@@ -4,10 +4,12 @@ import csv
 import gzip
 from dataclasses import replace
 
+import pytest
+
 import nas
 from nas.tables.card import card_text
 from nas.tables.measurements import Measurement
-from nas.tables.write import write_table
+from nas.tables.write import is_reserved, write_table
 
 
 def measurement(width, seed, error, epochs=()):
@@ -40,6 +42,19 @@ def test_rows_of_an_architecture_follow_each_other_and_missing_numbers_are_empty
     ]  # fmt: skip
 
 
+def test_rows_have_the_given_order(tmp_path):
+    write_table(tmp_path / "t.csv.gz", [measurement(width, 0, 0.1) for width in (1, 2, 3, 4)], ["k3", "gone", "k2"])
+    assert [row[0] for row in rows(tmp_path / "t.csv.gz")[1:]] == ["k3", "k2", "k1", "k4"]
+
+
+@pytest.mark.parametrize(
+    "name", ["key", "state", "arch", "parameters", "clean_error", "adversarial_error@0.1", "test_x", "power_law_exponent"]
+)
+def test_names_of_columns_are_reserved(name):
+    assert is_reserved(name)
+    assert not is_reserved(f"my_{name}")
+
+
 def test_equal_measurements_give_equal_bytes(tmp_path):
     for name in ("a.csv.gz", "b.csv.gz"):
         write_table(tmp_path / name, [measurement(2, 0, 0.25)])
@@ -67,7 +82,7 @@ def test_card_states_counts_correlations_and_deviations():
         "| two seeds, validation | 4 | 1.000 | 1.000 |",
         "| after epoch 1 and at the end, validation | 8 | -0.976 | ",
         "Standard deviation on validation: 0.0141 over seeds, ",  # 0.02 divided by the square root of 2.
-        "10.0 hours of measurement in all, and 3600.0 s a row (median). Processor: a processor; device:\ncpu;",
+        "10.0 hours of measurement in all, and 3600.0 s a row (median). Last on: a processor; device:\ncpu;",
         "train `0a`, test `1b`",
         "  recipe:\n    entropy_penalty: 0.0\n",
     ):
