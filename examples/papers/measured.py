@@ -86,7 +86,7 @@ def open_evaluator(path: Path, task: str) -> tuple[TableLookup, dict]:
 def read_cells(evaluate: TableLookup) -> Cells:
     """Reads the numbers of all cells from the table, and computes their parameters and depth."""
     architectures = [*SPACE.enumerate()]
-    rows = [evaluate.rows[tuple(architecture.values())] for architecture in architectures]
+    rows = [evaluate.rows[tuple(architecture.values())][0].metrics for architecture in architectures]
     # Rounded to the decimals of the table, so that equal numbers compare as equal.
     numbers = {name.removesuffix("_error"): np.array([1 - row[name] for row in rows]).round(4) for name in rows[0]}
     attacked = np.stack([values for name, values in numbers.items() if name != "clean"], axis=1)

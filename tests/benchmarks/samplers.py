@@ -5,7 +5,8 @@ folder in HARDCELL_DATA. Every sampler runs with its default settings, 8 random 
 search are stored when it ends, so an interrupted run can be continued. The output is a figure and a table for each task:
 median and quartiles of the best value so far, or of the hypervolume if there are two objectives.
 
-    python tests/benchmarks/samplers.py --out FOLDER [--tasks pgd ...] [--samplers surrogate ...] [--seeds 20] [--trials 250]
+    python tests/benchmarks/samplers.py --out FOLDER [--tasks pgd ...] [--samplers surrogate ...] [--seeds 20]
+        [--first-seed 0] [--trials 250]
 """
 
 from __future__ import annotations
@@ -188,6 +189,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=[*TASKS], choices=[*TASKS])
     parser.add_argument("--samplers", nargs="+", default=[*SAMPLERS], help="names, or surrogate:START")
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--trials", type=int, default=250)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -201,7 +203,7 @@ def main() -> None:
     for name in options.tasks:
         task, evaluate = TASKS[name], open_task(TASKS[name])
         for sampler in options.samplers:
-            for seed in range(options.seeds):
+            for seed in range(options.first_seed, options.first_seed + options.seeds):
                 if (name, sampler, seed) in done:
                     continue
                 feasible, seconds = search(evaluate, sampler, seed, options.trials, keys)
