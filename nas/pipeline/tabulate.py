@@ -185,10 +185,9 @@ def _check_same_networks(path: Path, evaluate: TrainAndAttack, checks: Prechecks
     measured = read_measurements(TableFolder(path).measurements)
     for m in [m for m in measured if m.state == "complete"][:COMPARED]:
         try:
-            change = (
-                "" if evaluate.space.canonical(evaluate.space.validate(m.architecture)) == m.architecture else "other form"
-            )
-        except Exception as error:
+            canonical = evaluate.space.canonical(evaluate.space.validate(m.architecture))
+            change = "" if canonical == m.architecture else f"its canonical form is {canonical}"
+        except Exception as error:  # A custom space may raise any error.
             change = format_error(error)
         if not change:
             known = checks.precheck(Job(-1, m.architecture, m.architecture, seed=0))

@@ -116,7 +116,7 @@ def _are_numbers(values: object) -> bool:
 
 def _rounded(value: float) -> float:
     """Returns a number with few digits. Whole numbers, such as macs, keep all of them."""
-    return value if value == round(value) else float(f"{value:.{DIGITS}g}")
+    return value if float(value).is_integer() else float(f"{value:.{DIGITS}g}")
 
 
 def read_measurements(path: Path) -> list[Measurement]:

@@ -45,6 +45,12 @@ def test_result_becomes_a_measurement():
     assert (failed.state, failed.reason, failed.metrics) == ("failed", "ValueError: no", {})
 
 
+def test_whole_numbers_keep_their_digits_and_others_have_six():
+    known = Precheck({"parameters": 12_345_678.0, "macs": 0.0}, constant=False)
+    metrics = Measurement.of("abc", 0, ARCHITECTURE, known, TrialResult({"power_law_prefactor": 1234.56789})).metrics
+    assert metrics == {"parameters": 12_345_678.0, "macs": 0.0, "power_law_prefactor": 1234.57}
+
+
 def test_what_is_appended_is_read(tmp_path):
     path = tmp_path / "m.jsonl"
     assert read_measurements(path) == []
