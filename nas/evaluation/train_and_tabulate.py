@@ -88,7 +88,7 @@ class TrainAndTabulate(Evaluator):
         Raises:
             Exception: any error of the candidate.
         """
-        training, evaluation = self.config.training, self.config.evaluation
+        training, evaluation, images = self.config.training, self.config.evaluation, self._images()
         network = self.trainer.build(job.architecture, job.seed)
         yield from train(
             network,
@@ -98,25 +98,24 @@ class TrainAndTabulate(Evaluator):
             epochs=training.epochs,
             seed=job.seed,
             checkpoint=checkpoint,
-            measures=EpochMeasures(function=partial(self._at_epoch, seed=job.seed)),
+            measures=EpochMeasures(function=partial(self._at_epoch, images=images, seed=job.seed)),
         )
-        return TrialResult(metrics=self._final(network, job.seed))
+        return TrialResult(metrics=self._final(network, images, job.seed))
 
     def _images(self) -> Split:
         """Returns the validation images, then the test images, so that one attack runs on all of them."""
         validation, test = self.data.validation, self.test.to(self.device)
         return Split(torch.cat([validation.x, test.x]), torch.cat([validation.y, test.y]), hash="")
 
-    def _at_epoch(self, network: nn.Module, *, seed: int) -> dict[str, float]:
+    def _at_epoch(self, network: nn.Module, *, images: Split, seed: int) -> dict[str, float]:
         """Returns the errors of a network under the selection attack, on both splits."""
-        attack, epsilon, images = self.config.training.selection, self.config.evaluation.epsilon, self._images()
+        attack, epsilon = self.config.training.selection, self.config.evaluation.epsilon
         # With the seed of the training loop, the errors on validation images equal those that the loop measures.
         at_epsilon = radii(network, images.x, images.y, attack, [epsilon], seed=seed)
         return self._both(self._errors, self._on_grid(network, images, at_epsilon, seed))
 
-    def _final(self, network: Normalised, seed: int) -> dict[str, float]:
+    def _final(self, network: Normalised, images: Split, seed: int) -> dict[str, float]:
         """Returns the errors of a trained network on both splits, and its power laws where they can be fitted."""
-        images = self._images()
         measured, fooled = validation_radii(network, images, self.config.evaluation, seed)
         on_grid = torch.from_numpy(measured)
         # With attacks in several norms, the adversarial error counts all of them.

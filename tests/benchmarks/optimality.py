@@ -10,7 +10,7 @@ adversarially (`cifar_networks.py`). The images are the first of the test images
 attack the same network with folded batch norm. Goal: in every norm, an attack of ours is first, or at most 0.005 behind.
 
 The images are attacked in groups. Each attack on a group is stored in a JSON file, and a stopped run resumes there. More
-images can be added later. Libraries that are not installed are skipped. adv-lib needs a folder of its own, because it
+images can be added later. Libraries that are not installed are skipped. adv-lib needs a separate folder, because it
 requires packages that its attacks do not use. It imports visdom only for live plots, so an empty file is enough:
 
     pip install --no-deps --target FOLDER adv-lib && touch FOLDER/visdom.py && export PYTHONPATH=$PYTHONPATH:FOLDER
